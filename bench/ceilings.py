@@ -14,7 +14,7 @@ from .device import Device
 from .peers import Peers
 from .peers.torch_tensors import set_precision
 from .results import Ceiling
-from .timing import Plan, Run, interleaved
+from .timing import Run, Sampling, interleaved
 
 _GIGA = 1e9
 _TERA = 1e12
@@ -131,6 +131,6 @@ def _repeat(call: Callable[[], Any]) -> None:
 
 def _least(device: Device, runs: dict[str, Run]) -> float:
     """Median seconds of the fastest of several ways to do the same."""
-    plan = Plan(seconds=0.5, least=5, most=20, warmups=_WARMUPS)
-    timings = interleaved(device.stopwatch, runs, plan)
+    sampling = Sampling(seconds=0.5, least=5, most=20, warmups=_WARMUPS)
+    timings = interleaved(device.stopwatch, runs, sampling)
     return min(timing.median for timing in timings.values())

@@ -25,7 +25,7 @@ from .gate import first_outputs
 from .oracle import Exact
 
 IMAGES = 2
-Ways: TypeAlias = Mapping[str, tuple[Backend, bool]]
+Arithmetics: TypeAlias = Mapping[str, tuple[Backend, bool]]
 """By name: the backend, and the `tensor` argument of its operations."""
 
 _UNIT = 2.0**-24
@@ -41,38 +41,38 @@ class Error:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A layer's pass. terms: of a sum. errors: by way."""
+class PassErrors:
+    """A layer's pass. terms: of a sum. errors: by arithmetic."""
 
     name: str
     terms: int
     errors: dict[str, Error]
 
 
-def of_kernels(backend: Backend) -> Ways:
+def of_kernels(backend: Backend) -> Arithmetics:
     """Each of a GPU's two arithmetic units."""
     return {"fp32": (backend, False), "fp32x3": (backend, True)}
 
 
-def of_cpu(backend: Backend) -> Ways:
+def of_cpu(backend: Backend) -> Arithmetics:
     """As the formula says, and with Winograd's algorithm where the backend uses it."""
     exact = pyalexnet.backend(backend.name, backend.device, exact=True)
     return {"exact": (exact, False), "Winograd": (backend, False)}
 
 
-def rows(ways: Ways, spec: NetSpec) -> Iterator[Row]:
+def rows(arithmetics: Arithmetics, spec: NetSpec) -> Iterator[PassErrors]:
     """Every convolution and linear layer of a network by pass; then those that read blocks."""
     blocks = (one for one in cases.fused(spec, IMAGES, "fp32") if one.name.endswith("in blocks"))
     for case in (*cases.of(spec, IMAGES), *blocks):
         if case.op.startswith(("conv_", "linear_")):
-            yield _row(ways, case)
+            yield _row(arithmetics, case)
 
 
-def _row(ways: Ways, case: Case) -> Row:
+def _row(arithmetics: Arithmetics, case: Case) -> PassErrors:
     arrays = case.arrays()
     exact = _exact(case, arrays)
     errors = {}
-    for name, (backend, tensor) in ways.items():
+    for name, (backend, tensor) in arithmetics.items():
         (found, *_) = first_outputs(backend, _plain(case, tensor), arrays)
         off = abs(found - exact.value)
         errors[name] = Error(
@@ -80,7 +80,7 @@ def _row(ways: Ways, case: Case) -> Row:
             float(np.mean(off / exact.magnitude)) / _UNIT,
             float(np.linalg.norm(off) / np.linalg.norm(exact.value)) / _UNIT,
         )
-    return Row(case.name, round(case.flops / 2 / exact.value.size), errors)
+    return PassErrors(case.name, round(case.flops / 2 / exact.value.size), errors)
 
 
 def _plain(case: Case, tensor: bool) -> Case:
@@ -99,11 +99,11 @@ def _exact(case: Case, arrays: Arrays) -> Exact:
     return found if isinstance(found, Exact) else found[0]
 
 
-def document(ways: Ways, spec: NetSpec) -> str:
+def document(arithmetics: Arithmetics, spec: NetSpec) -> str:
     """The table."""
     kinds = [field.name for field in dataclasses.fields(Error)]
-    names = [f"{name}: {kind}" for kind in kinds for name in ways]
-    on = ", ".join(dict.fromkeys(backend.name for backend, _ in ways.values()))
+    names = [f"{name}: {kind}" for kind in kinds for name in arithmetics]
+    on = ", ".join(dict.fromkeys(backend.name for backend, _ in arithmetics.values()))
     lines = [
         f"# Errors of {spec.name}'s products, {IMAGES} images, on {on}",
         "",
@@ -113,8 +113,8 @@ def document(ways: Ways, spec: NetSpec) -> str:
         f"| layer | terms | {' | '.join(names)} |",
         f"| --- | ---: |{' ---: |' * len(names)}",
     ]
-    for row in rows(ways, spec):
-        numbers = [getattr(row.errors[name], kind) for kind in kinds for name in ways]
+    for row in rows(arithmetics, spec):
+        numbers = [getattr(row.errors[name], kind) for kind in kinds for name in arithmetics]
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{row.name} gives a result that is not finite.")
         shown = " | ".join(f"{number:.2f}" for number in numbers)

@@ -30,8 +30,8 @@ from .device import Device
 from .peers import Peers
 from .peers.torch_steps import COMPILED, UNTUNED
 from .results import Results, label
-from .steps import OTHER_LOOP, WAYS, Gate, Ours, StepCase, Way
-from .timing import Plan
+from .steps import OTHER_LOOP, VARIANTS, Gate, Ours, StepCase, Variant
+from .timing import Sampling
 
 _MEGABYTE = 2**20
 _REST = 0.05  # seconds
@@ -53,7 +53,7 @@ class Form:
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
     fused operations are timed too. loops: those whose products are timed with both main loops.
     precisions: ours, each with the peers' that it is compared with. steps: whole steps to time;
-    by_kernels: those to break down by kernel. ways: how our side runs a step, the last compared
+    by_kernels: those to break down by kernel. variants: how our side runs a step, the last compared
     with the peers. others: more forms of our side to compare with them. memory: steps whose memory
     is measured. modes: of the peers. compiled: steps and precisions that torch.compile is timed on
     too. in_fp32x3: steps that are also timed in fp32x3, fused, against the peers' strict float32.
@@ -63,15 +63,15 @@ class Form:
     """
 
     name: str
-    plan: Plan
-    step_plan: Plan
+    sampling: Sampling
+    step_sampling: Sampling
     operations: tuple[StepCase, ...] = ()
     fused: tuple[Precision, ...] = ()
     loops: tuple[StepCase, ...] = ()
     precisions: Mapping[Precision, tuple[str, ...]] = field(default_factory=dict)
     steps: tuple[StepCase, ...] = ()
     by_kernels: tuple[StepCase, ...] = ()
-    ways: tuple[Way, ...] = WAYS[-1:]
+    variants: tuple[Variant, ...] = VARIANTS[-1:]
     others: tuple[Ours, ...] = ()
     memory: tuple[StepCase, ...] = ()
     modes: tuple[str, ...] = ("eager",)
@@ -85,17 +85,19 @@ class Form:
     notes: tuple[str, ...] = ()
 
     def ours(self, case: StepCase, hopper: bool = False) -> Iterator[list[Ours]]:
-        """Every way in which our side runs a step, one precision after another.
+        """Every variant of our side of a step, one precision after another.
 
         hopper: whether Hopper's main loop is in use; it is then compared with the other.
         """
         for precision in self.precisions:
-            *parts, whole = (Ours(precision, way) for way in self.ways)
+            *parts, whole = (Ours(precision, variant) for variant in self.variants)
             both = hopper and precision == "bf16"
             other_loop = [Ours(precision, OTHER_LOOP)] if both else []
             yield [*parts, *other_loop, *self.others, whole]
         if case in self.in_fp32x3:
-            yield [Ours("fp32x3", way) for way in self.ways if way != "layer by layer"]
+            yield [
+                Ours("fp32x3", variant) for variant in self.variants if variant != "layer by layer"
+            ]
 
     def modes_of(self, case: StepCase, ours: Precision) -> dict[str, tuple[str, ...]]:
         """How PyTorch runs a step beside ours, by precision: see `torch_steps.Form.mode`."""
@@ -112,15 +114,15 @@ class Form:
 
 def cpu(seconds: float) -> Form:
     """Small batches, for any machine; `seconds` for each case and all its forms together."""
-    fused = WAYS[1]
+    fused = VARIANTS[1]
     return Form(
         "CPU",
-        Plan(seconds, 4, 20, warmups=1, rest=_REST),
-        Plan(4 * seconds, 4, 20, warmups=1, rest=_REST),
+        Sampling(seconds, 4, 20, warmups=1, rest=_REST),
+        Sampling(4 * seconds, 4, 20, warmups=1, rest=_REST),
         operations=(paper(2), _named("cifar-18pct", 32)),
         precisions={"fp32": ("fp32",)},
         steps=(_named("cifar-18pct", 128), _named("alexnet-tiny", 64)),
-        ways=(fused,),
+        variants=(fused,),
         others=(Ours("bf16", fused), Ours("fp32", fused, exact=True)),
         sizes=(2048,),
         copied=64 * _MEGABYTE,
@@ -137,8 +139,8 @@ def cpu_full(seconds: float) -> Form:
     return replace(
         cpu(seconds),
         name="CPU, full",
-        plan=Plan(4 * seconds, 8, 40, warmups=1, rest=_REST),
-        step_plan=Plan(20 * seconds, 6, 40, warmups=1, rest=_REST),
+        sampling=Sampling(4 * seconds, 8, 40, warmups=1, rest=_REST),
+        step_sampling=Sampling(20 * seconds, 6, 40, warmups=1, rest=_REST),
         operations=(paper(32), *small, tiny),
         fused=("fp32",),
         steps=(_named("cifar-18pct", 128), tiny, paper(32), StepCase(source, _label("source"), 32)),
@@ -164,8 +166,8 @@ def gpu() -> dict[str, Form]:
     case, batches = paper(128), (32, 64, 128, 256, 512, 1024)
     steps = tuple(net(batch) for batch in batches for net in (paper, torchvision))
     # Short, for one step and for single operations; longer, for all steps.
-    short, long = Plan(0.2, 20, 100, warmups=3), Plan(2.0, 20, 100, warmups=3)
-    first = Form("GPU", short, Plan(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
+    short, long = Sampling(0.2, 20, 100, warmups=3), Sampling(2.0, 20, 100, warmups=3)
+    first = Form("GPU", short, Sampling(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
     all_steps = Form("GPU", short, long, steps=steps, notes=(_GIVEN,))
     bf16, fp32 = ({one: _PEERS[one]} for one in ("bf16", "fp32"))
     torch, jax = ("torch",), ("jax",)
@@ -181,7 +183,7 @@ def gpu() -> dict[str, Form]:
         "jax": part(first, steps=(case,), precisions=bf16, libraries=jax),
         "operations": part(first, operations=(case,), fused=_OURS, loops=(case,),
                            precisions=_PEERS),
-        "steps": part(all_steps, precisions=_PEERS, ways=WAYS, modes=both, in_fp32x3=steps),
+        "steps": part(all_steps, precisions=_PEERS, variants=VARIANTS, modes=both, in_fp32x3=steps),
         "ceilings": part(first, precisions=_PEERS, sizes=(2048, 4096, 8192), copied=_COPIED,
                          libraries=torch),
         "loader": part(first, loader=True, libraries=()),
@@ -201,18 +203,18 @@ def dry() -> Form:
         StepCase(small, f"{_label('caffe')}, tiny", 3),
         StepCase(other, f"{_label('owt')}, tiny", 3),
     )
-    plan = Plan(0.0, 2, 2, warmups=0)
+    sampling = Sampling(0.0, 2, 2, warmups=0)
     return Form(
         "dry run of the GPU's form, on the CPU: its times mean nothing",
-        plan,
-        plan,
+        sampling,
+        sampling,
         operations=steps[:1],
         fused=_OURS,
         loops=steps[:1],
         precisions=_PEERS,
         steps=steps,
         by_kernels=steps[:1],
-        ways=WAYS,
+        variants=VARIANTS,
         in_fp32x3=steps[:1],
         sizes=(32,),
         copied=_MEGABYTE,
@@ -258,22 +260,22 @@ def run(
     ceiling, gate = ceilings.as_card(device.name, reached), Gate()
     for case in form.by_kernels:
         if only is None or only in f"step {case.label}":
-            ways = [
+            variants = [
                 one for some in form.ours(case, loops.is_hopper(device.backend)) for one in some
             ]
-            for by_kernel in kernels.rows(device, case, ways, gate, peers.torch):
+            for by_kernel in kernels.rows(device, case, variants, gate, peers.torch):
                 results.kernels.append(by_kernel)
                 done(label(by_kernel))
     for case in form.steps:
         if only is None or only in f"step {case.label}":
             _steps(form, device, peers, results, case, gate, ceiling, pack, done)
     wanted = [case for case in _cases(form, form.operations) if only is None or only in case.name]
-    timed = operations.rows(device, wanted, peers, form.precisions, form.plan, ceiling)
+    timed = operations.rows(device, wanted, peers, form.precisions, form.sampling, ceiling)
     for row in timed:
         results.operations.append(replace(row, threads=threads))
         done(label(row))
     wanted = [case for case in _cases(form, form.loops) if only is None or only in case.name]
-    for product in loops.rows(device, wanted, form.plan):
+    for product in loops.rows(device, wanted, form.sampling):
         results.loops.append(product)
         done(label(product))
     for case in form.memory:
@@ -283,7 +285,7 @@ def run(
                 results.memory.append(taken)
                 done(f"memory: {taken.side}")
     if form.loader and (only is None or only in "loader"):
-        results.loader += loader.rows(device.backend, form.step_plan, pack)
+        results.loader += loader.rows(device.backend, form.step_sampling, pack)
         done("loader")
 
 
@@ -350,14 +352,16 @@ def _steps(
     pack: Path | None,
     done: Callable[[str], None],
 ) -> None:
-    for ways in form.ours(case, loops.is_hopper(device.backend)):
-        modes, before = form.modes_of(case, ways[-1].precision), len(results.steps)
-        for row in whole.rows(device, case, ways, gate, peers, modes, form.step_plan, ceiling):
+    for variants in form.ours(case, loops.is_hopper(device.backend)):
+        modes, before = form.modes_of(case, variants[-1].precision), len(results.steps)
+        for row in whole.rows(
+            device, case, variants, gate, peers, modes, form.step_sampling, ceiling
+        ):
             kind = (row.precision, row.form)
             others = [one for one in results.steps[before:] if (one.precision, one.form) != kind]
             results.steps[before:] = [*others, replace(row, threads=device.threads)]
             done(label(row))
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])
-            results.steps.append(whole.fed(device, case, ways[-1], dataset, form.step_plan))
+            results.steps.append(whole.fed(device, case, variants[-1], dataset, form.step_sampling))
             done(label(results.steps[-1]))

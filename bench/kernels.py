@@ -15,16 +15,16 @@ _WARMUPS = 4
 
 
 def rows(
-    device: Device, case: StepCase, ways: Sequence[Ours], gate: Gate, torch: Any
+    device: Device, case: StepCase, variants: Sequence[Ours], gate: Gate, torch: Any
 ) -> Iterator[KernelRow]:
-    """One step in each of our ways; none without a GPU and PyTorch, whose profiler sees all kernels
-    of a process.
+    """One step in each of our variants; none without a GPU and PyTorch, whose profiler sees all
+    kernels of a process.
     """
     if not isinstance(device, Gpu) or torch is None:
         return
     batches, params = steps.synthetic(case, 1), gate.initial(case)
-    for ours in ways:
-        about = (case.label, case.batch, ours.precision, ours.way)
+    for ours in variants:
+        about = (case.label, case.batch, ours.precision, ours.variant)
         if wrong := gate.check(device.backend, case, ours):
             yield KernelRow(*about, (), wrong)
             continue

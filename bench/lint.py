@@ -26,7 +26,7 @@ BOUND = 1.5  # times the fewest sectors or passes: lines that cost more are mark
 
 
 @dataclass(frozen=True)
-class Row:
+class LineCost:
     """The requests of warps to one array by one line of the source.
 
     Attributes:
@@ -60,7 +60,7 @@ class Row:
         return self.transfers / self.ideal
 
 
-def lint(calls: Iterable[Call]) -> list[Row]:
+def lint(calls: Iterable[Call]) -> list[LineCost]:
     """Make calls on the emulation with the checker and count the cost of their accesses.
 
     Args:
@@ -77,7 +77,7 @@ def lint(calls: Iterable[Call]) -> list[Row]:
     with backend.lint() as counted:
         for call in calls:
             call(backend)
-    rows = [Row(*fields) for fields in counted]
+    rows = [LineCost(*fields) for fields in counted]
     return sorted(rows, key=lambda row: (-row.ratio, row.line, row.array, row.access))
 
 
@@ -115,7 +115,7 @@ _HEADER = (
 )
 
 
-def _text(name: str, row: Row) -> str:
+def _text(name: str, row: LineCost) -> str:
     access = f"{row.space} {row.access} {row.bytes}"
     return (
         f"{'!' if row.ratio > BOUND else ' '} {name:<22}{row.line:<20}{row.array:<12}{access:<18}"

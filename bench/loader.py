@@ -21,13 +21,13 @@ from pyalexnet.data.pack import is_pack
 from pyalexnet.nets.recipe import Augment
 
 from .results import LoaderRow
-from .timing import HostStopwatch, Plan, Run, interleaved
+from .timing import HostStopwatch, Run, Sampling, interleaved
 
 _IMAGES, _BATCH = 512, 128
 _STORED, _SIZE = 256, (224, 224)
 
 
-def rows(backend: Backend, plan: Plan, pack: Path | None) -> list[LoaderRow]:
+def rows(backend: Backend, sampling: Sampling, pack: Path | None) -> list[LoaderRow]:
     """A row for each number of workers, up to the cores; all take turns.
 
     A turn is 512 images: decoded by one core in the calling thread, and loaded for `backend`,
@@ -40,7 +40,7 @@ def rows(backend: Backend, plan: Plan, pack: Path | None) -> list[LoaderRow]:
         runs = {"core": _decoding(dataset, indices)}
         for workers in _counts():
             runs[str(workers)] = _loading(backend, dataset, indices, workers)
-        times = interleaved(HostStopwatch(), runs, plan)
+        times = interleaved(HostStopwatch(), runs, sampling)
     core = times.pop("core")
     return [LoaderRow(int(name), _IMAGES, timing, core) for name, timing in times.items()]
 

@@ -13,20 +13,20 @@ from . import gate
 from .cases import Case
 from .device import Device
 from .results import LoopRow
-from .timing import Plan, Run, interleaved
+from .timing import Run, Sampling, interleaved
 
 _LOOPS = {"mma": False, "wgmma": True}
 """The backend's `hopper` for each."""
 
 
-def rows(device: Device, cases: Iterable[Case], plan: Plan) -> Iterator[LoopRow]:
+def rows(device: Device, cases: Iterable[Case], sampling: Sampling) -> Iterator[LoopRow]:
     """Check and time the cases that multiply bfloat16; none if there is no second loop."""
     backend = device.backend
     if not is_hopper(backend):
         return
     for case in cases:
         if case.flops and case.precision == "bf16":
-            yield _row(device, backend, case, plan)
+            yield _row(device, backend, case, sampling)
 
 
 def is_hopper(backend: Backend) -> bool:
@@ -34,7 +34,7 @@ def is_hopper(backend: Backend) -> bool:
     return isinstance(backend, KernelBackend) and backend.hopper
 
 
-def _row(device: Device, backend: Any, case: Case, plan: Plan) -> LoopRow:
+def _row(device: Device, backend: Any, case: Case, sampling: Sampling) -> LoopRow:
     about = (case.name, case.net, case.batch, case.flops)
     arrays = case.arrays()
     runs: dict[str, Run] = {}
@@ -43,7 +43,7 @@ def _row(device: Device, backend: Any, case: Case, plan: Plan) -> LoopRow:
             return LoopRow(*about, None, None, f"{name}: {wrong}")
         call = gate.Call(backend, case, arrays)
         runs[name] = device.ready(partial(_in, backend, hopper, call.run))
-    timings = interleaved(device.stopwatch, runs, plan)
+    timings = interleaved(device.stopwatch, runs, sampling)
     return LoopRow(*about, timings["mma"], timings["wgmma"], None)
 
 

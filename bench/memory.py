@@ -26,9 +26,9 @@ _STEPS = 4
 _PR_SET_THP_DISABLE = 41  # of prctl(2): else a page may be 4 KB or 2 MB
 
 
-def rows(case: StepCase, ways: list[Ours], found: Peers) -> Iterator[MemoryRow]:
-    """A training step in each of our ways, and in every eager form of PyTorch's."""
-    sides: dict[str, Side] = {f"ours, {ours.precision}, {ours.form}": ours for ours in ways}
+def rows(case: StepCase, variants: list[Ours], found: Peers) -> Iterator[MemoryRow]:
+    """A training step in each of our variants, and in every eager form of PyTorch's."""
+    sides: dict[str, Side] = {f"ours, {ours.precision}, {ours.form}": ours for ours in variants}
     if found.torch:
         forms = torch_steps.forms(case.spec, "fp32", Host.layouts)
         sides |= {f"PyTorch {form}": form for form in forms}

@@ -3,8 +3,8 @@
     python -m bench --model h100 [--preset paper] [--batch 256] [--precision bf16]
 
 The kernels are compiled for sm_90a once (a minute or two; later calls take seconds). How a product
-is computed comes from the kernels' own choice (kernels/choice.cuh), a warp's way from its machine
-code (ways.py), the time of that way from control codes and latencies (warps.py). A slice of the
+is computed comes from the kernels' own choice (kernels/choice.cuh), a warp's trace from its machine
+code (traces.py), the time of that trace from control codes and latencies (warps.py). A slice of the
 depth takes as long as what is busy longest with it:
 
 tensor    the tensor cores, for the slice's products
@@ -37,7 +37,7 @@ from pyalexnet.ops.records import ConvGeometry
 from pyalexnet.step import listing as steps
 from pyalexnet.step import plan
 
-from . import cards, products, tables, warps, ways
+from . import cards, products, tables, traces, warps
 from .listing import Choices
 from .products import MULTIPROCESSORS, SCHEDULERS, Shape, Time
 from .sass import Code, Kernels
@@ -56,7 +56,7 @@ def choices(chosen: Mapping[str, Any]) -> Choices:
 
 
 @dataclass(frozen=True)
-class Row:
+class Prediction:
     """A launch, predicted. array: which it makes. how: its kernel. times: of a product's slices,
     as fast and as slow as may be. seconds: likewise.
     """
@@ -69,7 +69,7 @@ class Row:
     seconds: tuple[float, float]
 
 
-def rows(chosen: Choices, card: cards.Card) -> Iterator[Row]:
+def rows(chosen: Choices, card: cards.Card) -> Iterator[Prediction]:
     """The launches of a step."""
     kernels = pyalexnet.backend("sim")
     assert isinstance(kernels, KernelBackend)
@@ -147,46 +147,46 @@ _PREFIXES = {
 
 def _product(
     made: Plan, call: Call, images: int, line: steps.Line, array: str, floor: float, codes: Codes
-) -> Iterator[Row]:
+) -> Iterator[Prediction]:
     """A product, and the sum of its parts if its depth is split."""
     shape = _shape(made, call, images, line.choice)
-    way = call.op.split("_")[1].capitalize()
-    names = [f"Conv{way}", f"{shape.tile[0]}, {shape.tile[1]},"]
+    passed = call.op.split("_")[1].capitalize()
+    names = [f"Conv{passed}", f"{shape.tile[0]}, {shape.tile[1]},"]
     if "patches" in shape.loop:
         names = [f"{shape.tile[1]}>"]
     prefix = "hopper_gemm_pair" if shape.pairs else _PREFIXES.get(shape.loop, "tensor_gemm")
     found = codes.find("conv", prefix, *names)
     if not found:
-        yield Row(line.operation, array, line.choice, None, "memory", (floor, floor))
+        yield Prediction(line.operation, array, line.choice, None, "memory", (floor, floor))
         return
     fast, slow = (products.time(shape, found[0], pace) for pace in (FAST, SLOW))
     seconds = (max(floor, fast.clocks / CLOCK), max(floor, slow.clocks / CLOCK))
     bound = slow.bound if seconds[1] > floor else "memory"
-    yield Row(line.operation, array, line.choice, (fast, slow), bound, seconds)
+    yield Prediction(line.operation, array, line.choice, (fast, slow), bound, seconds)
     if shape.parts > 1:
         element = "bf16" if shape.width == 2 else "float"
-        for adding in codes.find("conv", "gemm_add_parts", f"{way}Epilogue<{element}>"):
+        for adding in codes.find("conv", "gemm_add_parts", f"{passed}Epilogue<{element}>"):
             yield _parts(shape, array, adding)
 
 
-def _parts(shape: Shape, array: str, code: Code) -> Row:
+def _parts(shape: Shape, array: str, code: Code) -> Prediction:
     """The kernel that adds parts: four sums a thread. They come from the L2 cache."""
     sums = shape.groups * shape.rows * shape.columns
     fetched = [4 * sums * shape.parts / pace.l2 / MULTIPROCESSORS / CLOCK for pace in (FAST, SLOW)]
     slots = 0.0
-    for one in ways.through(code, _end(code), products.worth(replace(shape, parts=1))):
-        body = [*ways.flat((one,))]
-        loads = sum(each.name == "LDG" for each in body) if isinstance(one, ways.Loop) else 0
+    for one in traces.through(code, _end(code), products.worth(replace(shape, parts=1))):
+        body = [*traces.flat((one,))]
+        loads = sum(each.name == "LDG" for each in body) if isinstance(one, traces.Loop) else 0
         slots += len(body) * (shape.parts / loads if loads else 1)
     issued = slots * sums / 4 / LANES / SCHEDULERS / MULTIPROCESSORS / CLOCK
     bound = "L2" if fetched[1] > issued else "issue"
     low, high = (max(each, issued) for each in fetched)
-    return Row("adding parts", array, f"{shape.parts} parts", None, bound, (low, high))
+    return Prediction("adding parts", array, f"{shape.parts} parts", None, bound, (low, high))
 
 
 def _other(
     made: Plan, call: Call, images: int, line: steps.Line, array: str, floor: float, codes: Codes
-) -> Row:
+) -> Prediction:
     """A launch that is bound by memory, or by issuing what its code has for each byte stored."""
     written = sum(made.nbytes(each, images) for each in call.writes)
     half = any(made.arrays[name_of(each)].dtype == BFLOAT16 for each in call.operands())
@@ -195,14 +195,14 @@ def _other(
     each = min((per_byte(code) for code in forms), default=0.0)  # by vectors
     issued = written * each / SCHEDULERS / MULTIPROCESSORS / CLOCK
     bound = "memory" if floor >= issued else "issue"
-    return Row(line.operation, array, "", None, bound, (max(floor, issued),) * 2)
+    return Prediction(line.operation, array, "", None, bound, (max(floor, issued),) * 2)
 
 
 def per_byte(code: Code) -> float:
     """Instructions of a warp for each byte that it stores, in the loop that stores if one does."""
-    way = ways.through(code, _end(code), lambda _: 0)
-    loop = ways.around(way, {"STG"})
-    run = [*ways.flat(loop.body if loop else way)]
+    trace = traces.through(code, _end(code), lambda _: 0)
+    loop = traces.around(trace, {"STG"})
+    run = [*traces.flat(loop.body if loop else trace)]
     return len(run) / max(1, LANES * sum(warps.nbytes(one) for one in run if one.name == "STG"))
 
 
@@ -278,7 +278,7 @@ _ABOUT = (
 )
 
 
-def _line(number: int, row: Row) -> list[str]:
+def _line(number: int, row: Prediction) -> list[str]:
     first = [str(number), row.operation, row.array, row.how]
     us = _span(*(each / _MICRO for each in row.seconds))
     if row.times is None:
@@ -290,7 +290,7 @@ def _line(number: int, row: Row) -> list[str]:
     return [*first, f"{slow.waves}", f"{slow.slices}", *clocks, edges, row.bound, us]
 
 
-def _range(listed: list[Row]) -> str:
+def _range(listed: list[Prediction]) -> str:
     return _span(*(sum(row.seconds[end] for row in listed) / _MICRO for end in (0, 1)))
 
 

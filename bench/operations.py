@@ -15,7 +15,7 @@ from .cases import Arrays, Case
 from .device import Device, Gpu, graph_of_torch
 from .peers import Candidate, Peers, jax_ops, torch_ops
 from .results import OperationRow, PeerTime
-from .timing import Elsewhere, Plan, Run, Timing, interleaved
+from .timing import Elsewhere, Run, Sampling, Timing, interleaved
 
 _SELF = "ours"
 # Images of a batch whose outputs are compared with the peers'.
@@ -29,7 +29,7 @@ def rows(
     cases: Iterable[Case],
     peers: Peers,
     precisions: Mapping[Precision, tuple[str, ...]],
-    plan: Plan,
+    sampling: Sampling,
     ceiling: Card | None,
 ) -> Iterator[OperationRow]:
     """Check and time each case; a wrong answer becomes a row that says so.
@@ -38,7 +38,7 @@ def rows(
     reached.
     """
     for case in cases:
-        yield _row(device, case, peers, precisions[case.precision], plan, ceiling)
+        yield _row(device, case, peers, precisions[case.precision], sampling, ceiling)
 
 
 def sentence(error: Exception) -> str:
@@ -52,7 +52,7 @@ def _row(
     case: Case,
     peers: Peers,
     precisions: tuple[str, ...],
-    plan: Plan,
+    sampling: Sampling,
     ceiling: Card | None,
 ) -> OperationRow:
     arrays = case.arrays()
@@ -76,7 +76,7 @@ def _row(
                 theirs.append(PeerTime(candidate.name, precision, None, wrong))
             else:
                 runs[name] = run
-        timings = interleaved(device.stopwatch, runs, plan)
+        timings = interleaved(device.stopwatch, runs, sampling)
         ours.append(timings.pop(_SELF))
         theirs += [
             PeerTime(name, precision, timing, beside=ours[-1]) for name, timing in timings.items()

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from . import warps, ways
+from . import traces, warps
 from .cards import PRODUCTS_OF_THREE
 from .sass import Code, Instruction
+from .traces import AVOIDED, WANTED, Around, Loop, Trace
 from .warps import LANES, Pace
-from .ways import AVOIDED, WANTED, Around, Loop, Way
 
 Worth: TypeAlias = Callable[[Instruction], int]
 MULTIPROCESSORS = 132  # H100 SXM, H200
@@ -139,8 +139,8 @@ def time(shape: Shape, code: Code, pace: Pace) -> Time:
 
 
 def worth(shape: Shape, code: Code | None = None) -> Worth:
-    """What instructions say of the way that a launch takes. code: of a kernel that can store parts:
-    it does where it reads its last parameter.
+    """How well instructions fit a launch's trace. code: of a kernel that can store parts: it does
+    where it reads its last parameter.
     """
     loads = shape.loads and shape.parts == 1
     last = _last_parameter(code) if code and shape.parts > 1 else "\0"
@@ -189,15 +189,15 @@ def _bringing(code: Code, value: Worth) -> tuple[Around, Around]:
     def without(one: Instruction) -> int:
         return AVOIDED if one.name == "UTMALDG" else value(one)
 
-    full = ways.around(ways.through(code, number, value), {*names, "SYNCS"})
+    full = traces.around(traces.through(code, number, value), {*names, "SYNCS"})
     assert full is not None, code.kernel
-    less = ways.around(ways.through(code, number, without), {min(names), "SYNCS"})
+    less = traces.around(traces.through(code, number, without), {min(names), "SYNCS"})
     return full, less or full
 
 
-def _in_turn(full: Way, less: Way) -> bool:
+def _in_turn(full: Trace, less: Trace) -> bool:
     """Whether what decides on the engine's part is computed anew in each round."""
-    body, rest = [*ways.flat(full)], {id(one) for one in ways.flat(less)}
+    body, rest = [*traces.flat(full)], {id(one) for one in traces.flat(less)}
     first = next((place for place, one in enumerate(body) if id(one) not in rest), 0)
     decides = body[first - 1].predicate.strip("!")
     for one in reversed(body[: first - 1]):
@@ -211,26 +211,26 @@ def _in_turn(full: Way, less: Way) -> bool:
 def _loops(code: Code, name: str, value: Worth) -> Iterator[Around]:
     """The innermost loops that hold an instruction of that name."""
     seen: set[int] = set()
-    for number in sorted(ways.looping(code)):
+    for number in sorted(traces.looping(code)):
         one = code.listing[number]
         if one.name == name and id(one) not in seen:
-            found = ways.around(ways.through(code, number, value), {name})
+            found = traces.around(traces.through(code, number, value), {name})
             if found is not None:
-                seen |= {id(each) for each in ways.flat(found.body)}
+                seen |= {id(each) for each in traces.flat(found.body)}
                 yield found
 
 
 def _tile(shape: Shape, code: Code, multiplying: Around, pace: Pace) -> Time:
     """All tiles, of blocks whose roles run those loops."""
     bringing = _bringing(code, worth(shape))
-    products = [*ways.flat(multiplying.body)]
+    products = [*traces.flat(multiplying.body)]
     tensor = [(_columns(one), one.rest.split()[1]) for one in products if one.name == "HGMMA"]
     rows = 64 * len(set(tensor))  # of a warpgroup
     per_round = max(1, 16 * len(tensor) // len(set(tensor)) // shape.slice)
     teams = max(1, shape.tile[0] // rows)  # warpgroups that share a tile
     warpgroups = max(_WARPGROUPS, teams + 1) if len(multiplying.before) > 1 else teams + 1
     of_block = _slice(shape, bringing, products, teams, per_round, pace)
-    before, after = [*ways.flat(multiplying.before[0])], multiplying.after[-1]
+    before, after = [*traces.flat(multiplying.before[0])], multiplying.after[-1]
 
     def side_by_side(blocks: int) -> tuple[dict[str, float], float, float, float]:
         """In step: a slice of each, and the edges of all: start, first slice, end."""
@@ -259,7 +259,7 @@ def _tile(shape: Shape, code: Code, multiplying: Around, pace: Pace) -> Time:
         return Time(waves, shape.slices, slice_, edges, clocks)
     if len(multiplying.before) == 1:
         return Time(waves, shape.slices, slice_, edges, in_step)
-    each = warps.clocks([[*ways.flat(way)] for way in multiplying.before[1:]], pace) + end
+    each = warps.clocks([[*traces.flat(trace)] for trace in multiplying.before[1:]], pace) + end
     turns = (warpgroups - 1) // teams  # of the teams, whose edges run under another's products
     own_slices = shape.slices * max(slice_["tensor"], slice_["issue"])
     period = max(shape.slices * longest, (own_slices + each) / turns)
@@ -279,11 +279,11 @@ def _resident(code: Code, teams: int) -> int:
 
 
 def _busy(
-    shape: Shape, before: list[Instruction], after: Way, teams: int, pace: Pace
+    shape: Shape, before: list[Instruction], after: Trace, teams: int, pace: Pace
 ) -> dict[str, float]:
     """Clocks that a block's edges take of what its neighbours use too."""
     runs = [([one], 1) for one in after if not isinstance(one, Loop)]
-    runs += [([*ways.flat(loop.body)], times) for loop, times in _runs(shape, after, teams)]
+    runs += [([*traces.flat(loop.body)], times) for loop, times in _runs(shape, after, teams)]
 
     def count(value: Callable[[Instruction], float]) -> float:
         ends = sum(times * sum(map(value, body)) for body, times in runs)
@@ -306,7 +306,7 @@ def _slice(
     pace: Pace,
 ) -> dict[str, float]:
     """Clocks of what a block's slice takes of the multiprocessor."""
-    copying = [*ways.flat(bringing[0].body)]
+    copying = [*traces.flat(bringing[0].body)]
     rounds = _rounds(shape, bringing, per_round)
     columns = [_columns(one) for one in products if one.name == "HGMMA"]
     by_threads = _by_threads(bringing) / rounds
@@ -326,7 +326,7 @@ def _slice(
 
 def _by_threads(bringing: tuple[Around, Around]) -> int:
     """Bytes that warps copy in a round of their loop."""
-    copies = sum(one.name == "LDGSTS" for one in ways.flat(bringing[0].body))
+    copies = sum(one.name == "LDGSTS" for one in traces.flat(bringing[0].body))
     return copies * 16 * LANES * _WARPGROUP
 
 
@@ -339,14 +339,14 @@ def _rounds(shape: Shape, bringing: tuple[Around, Around], per_round: int) -> in
 
 def _gather(bringing: tuple[Around, Around], blocks: int, pace: Pace) -> float:
     """Clocks of a round for the warp that has most to do; on average, if they take turns."""
-    full, less = (warps.steady([*ways.flat(one.body)], blocks, pace) for one in bringing)
+    full, less = (warps.steady([*traces.flat(one.body)], blocks, pace) for one in bringing)
     turns = _in_turn(*(one.body for one in bringing))
     return (full + (_WARPGROUP - 1) * less) / _WARPGROUP if turns else full
 
 
 def _multicast(shape: Shape, bringing: tuple[Around, Around]) -> bool:
     """Whether two blocks share what the engine copies."""
-    copying = ways.flat(bringing[0].body)
+    copying = traces.flat(bringing[0].body)
     return shape.pairs and any("MULTICAST" in one.rest for one in copying)
 
 
@@ -355,9 +355,9 @@ def _columns(one: Instruction) -> int:
     return int(one.rest.split("x")[1])
 
 
-def _runs(shape: Shape, way: Way, teams: float) -> list[tuple[Loop, int]]:
+def _runs(shape: Shape, trace: Trace, teams: float) -> list[tuple[Loop, int]]:
     """The loops after the products and their rounds: the one that stores runs until all is."""
-    loops = [one for one in way if isinstance(one, Loop)]
+    loops = [one for one in trace if isinstance(one, Loop)]
     stored = [_stored(one.body) * LANES * teams * _WARPGROUP for one in loops]
     return [
         (
@@ -368,18 +368,18 @@ def _runs(shape: Shape, way: Way, teams: float) -> list[tuple[Loop, int]]:
     ]
 
 
-def _finish(shape: Shape, way: Way, of_scheduler: int, of_block: int, pace: Pace) -> float:
+def _finish(shape: Shape, trace: Trace, of_scheduler: int, of_block: int, pace: Pace) -> float:
     """What warps do after their products."""
-    straight = [one for one in way if not isinstance(one, Loop)]
+    straight = [one for one in trace if not isinstance(one, Loop)]
     clocks = warps.clocks([straight] * of_scheduler, pace)
-    for loop, times in _runs(shape, way, of_block / _WARPGROUP):
-        clocks += times * warps.steady([*ways.flat(loop.body)], of_scheduler, pace)
+    for loop, times in _runs(shape, trace, of_block / _WARPGROUP):
+        clocks += times * warps.steady([*traces.flat(loop.body)], of_scheduler, pace)
     return clocks
 
 
-def _stored(way: Way) -> int:
+def _stored(trace: Trace) -> int:
     """Bytes that a lane stores in global memory."""
-    return sum(warps.nbytes(one) for one in ways.flat(way) if one.name == "STG")
+    return sum(warps.nbytes(one) for one in traces.flat(trace) if one.name == "STG")
 
 
 # ----------------------------------------------------------------------------- other loops
@@ -392,9 +392,9 @@ def _of_warps(shape: Shape, code: Code, pace: Pace) -> Time:
     of_scheduler = math.ceil(of_block * blocks / SCHEDULERS)
     loop = max(
         _loops(code, unit, worth(shape, code)),
-        key=lambda loop: sum(one.name == unit for one in ways.flat(loop.body)),
+        key=lambda loop: sum(one.name == unit for one in traces.flat(loop.body)),
     )
-    body = [*ways.flat(loop.body)]
+    body = [*traces.flat(loop.body)]
     depth, width = shape.slice, shape.width
     of_slice = (
         shape.tile[0] * shape.tile[1] * depth / of_block / (2048 if unit == "HMMA" else LANES)
@@ -413,7 +413,7 @@ def _of_warps(shape: Shape, code: Code, pace: Pace) -> Time:
         "L2": copied / pace.l2,
         "issue": len(body) * of_scheduler / per_round,
     }
-    start = sum(warps.clocks([[*ways.flat(way)]] * of_scheduler, pace) for way in loop.before)
+    start = sum(warps.clocks([[*traces.flat(trace)]] * of_scheduler, pace) for trace in loop.before)
     end = _finish(shape, loop.after[-1], of_scheduler, of_block, pace)
     edges = start + _LATENCY + end
     waves = math.ceil(shape.blocks / blocks / MULTIPROCESSORS)

@@ -75,7 +75,7 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class KernelRow:
-    """A training step kernel by kernel, in one of our ways; the longest first."""
+    """A training step kernel by kernel, in one of our variants; the longest first."""
 
     net: str
     batch: int
@@ -153,7 +153,7 @@ class MemoryRow:
     arrays: int | None
 
 
-Row: TypeAlias = OperationRow | LoopRow | StepRow | KernelRow
+TimedRow: TypeAlias = OperationRow | LoopRow | StepRow | KernelRow
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Results:
     @property
     def failures(self) -> list[str]:
         """Our wrong answers, and what the stages found, each in a sentence."""
-        rows: list[Row] = [*self.operations, *self.loops, *self.steps, *self.kernels]
+        rows: list[TimedRow] = [*self.operations, *self.loops, *self.steps, *self.kernels]
         return [
             *(sentence for stage in self.stages for sentence in stage.wrong),
             *(f"{one.family}, {one.case}: {one.wrong}." for one in self.checks if one.wrong),
@@ -253,7 +253,7 @@ class Results:
         return [*peers, *(text for stage in self.stages for text in stage.left_out)]
 
 
-def label(row: Row) -> str:
+def label(row: TimedRow) -> str:
     """A row's name with its network and batch size."""
     if isinstance(row, KernelRow):
         return f"{row.net} step by kernels, batch {row.batch}, {row.precision}, {row.form}"

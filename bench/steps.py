@@ -25,12 +25,12 @@ from .reference import ReferenceBackend
 
 Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-Way: TypeAlias = Literal["layer by layer", "fused", "fused, graph", "fused, graph, mma"]
+Variant: TypeAlias = Literal["layer by layer", "fused", "fused, graph", "fused, graph, mma"]
 """How our side runs a step: every layer an operation of its own; by the fusion plan; the same as
 one CUDA graph (on a CPU, which has none, the same as the second); on a Hopper GPU that with the
 main loop of any card."""
-WAYS: tuple[Way, ...] = ("layer by layer", "fused", "fused, graph")
-OTHER_LOOP: Way = "fused, graph, mma"
+VARIANTS: tuple[Variant, ...] = ("layer by layer", "fused", "fused, graph")
+OTHER_LOOP: Variant = "fused, graph, mma"
 
 # Batches that take turns, so that no step finds its input in a cache.
 BATCHES = 8
@@ -58,13 +58,13 @@ class Ours:
     """Our side of a step. exact: whether convolutions on a CPU never use Winograd's algorithm."""
 
     precision: Precision = "fp32"
-    way: Way = "layer by layer"
+    variant: Variant = "layer by layer"
     exact: bool = False
 
     @property
     def form(self) -> str:
         """How it is run, in words."""
-        return f"{self.way}, exact" if self.exact else self.way
+        return f"{self.variant}, exact" if self.exact else self.variant
 
     def net(self, spec: NetSpec, backend: Backend, params: Arrays | None = None) -> Net:
         """The network.
@@ -73,8 +73,8 @@ class Ours:
         """
         if self.exact:
             backend = pyalexnet.backend(backend.name, backend.device, exact=True)
-        fused, graph = self.way != "layer by layer", "graph" in self.way
-        if self.way == OTHER_LOOP:
+        fused, graph = self.variant != "layer by layer", "graph" in self.variant
+        if self.variant == OTHER_LOOP:
             backend = _of_any_card(backend)
         how: Any = {"precision": self.precision, "fused": fused, "graph": graph}
         return Net(spec, backend=backend, params=params, **how)
@@ -83,7 +83,7 @@ class Ours:
         """Its float64 reference: a step layer by layer, except in bf16."""
         if self.precision != "bf16":
             return Ours()
-        return Ours(self.precision, "fused" if self.way != "layer by layer" else self.way)
+        return Ours(self.precision, "fused" if self.variant != "layer by layer" else self.variant)
 
 
 def _of_any_card(backend: Backend) -> Backend:

@@ -13,7 +13,7 @@ Run: TypeAlias = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sampling:
     """How long to measure: `warmups` turns, then `least` to `most` samples of each candidate, as
     many as take `seconds`. Before each sample everything rests for `rest` seconds, and the
     candidate runs once untimed: another library's threads spin for some 20 ms after its last call,
@@ -90,17 +90,19 @@ def finish(result: object) -> None:
         wait()
 
 
-def interleaved(watch: Stopwatch, runs: Mapping[str, Run], plan: Plan) -> dict[str, Timing]:
+def interleaved(watch: Stopwatch, runs: Mapping[str, Run], sampling: Sampling) -> dict[str, Timing]:
     """Time candidates in turn, so that a slow spell of the machine affects all of them."""
-    for _ in range(plan.warmups):
+    for _ in range(sampling.warmups):
         for run in runs.values():
             run()
     samples: dict[str, list[float]] = {name: [] for name in runs}
     start, turns = time.perf_counter(), 0
-    while turns < plan.least or (turns < plan.most and time.perf_counter() - start < plan.seconds):
+    while turns < sampling.least or (
+        turns < sampling.most and time.perf_counter() - start < sampling.seconds
+    ):
         for name, run in runs.items():
-            if plan.rest:
-                time.sleep(plan.rest)
+            if sampling.rest:
+                time.sleep(sampling.rest)
                 finish(run())
             samples[name].append(watch.seconds(run))
         turns += 1

@@ -21,7 +21,7 @@ from .peers.jax_steps import JaxStep
 from .peers.torch_steps import TorchStep
 from .results import Costs, KernelTime, PeerTime, StepRow
 from .steps import Gate, Ours, Step, StepCase
-from .timing import Plan, Run, Timing, finish, interleaved
+from .timing import Run, Sampling, Timing, finish, interleaved
 
 _SELF = "ours"
 _LEARNING_STEPS = 5
@@ -36,17 +36,17 @@ _Group: TypeAlias = dict[str, tuple[str, Callable[[], Any]]]
 def rows(
     device: Device,
     case: StepCase,
-    ways: Sequence[Ours],
+    variants: Sequence[Ours],
     gate: Gate,
     peers: Peers,
     modes: Mapping[str, tuple[str, ...]],
-    plan: Plan,
+    sampling: Sampling,
     ceiling: Card | None,
 ) -> Iterator[StepRow]:
     """A step on synthetic batches that are on the device, in one precision.
 
-    Each of `ways` gets its own row. The last is compared with every form of the peers, and so
-    are those run in the same way with other arithmetic; the others are compared with it, to show
+    Each of `variants` gets its own row. The last is compared with every form of the peers, and so
+    are those of the same variant with other arithmetic; the others are compared with it, to show
     its gain.
 
     Rows compared with the peers are yielded again after every group of their forms, and replace the
@@ -55,10 +55,10 @@ def rows(
     modes: by the peers' precision, how PyTorch runs; those after "eager" use the form of the
     network that was the fastest in eager mode.
     """
-    timed = _Steps(device, case, gate, peers, plan, ceiling)
-    wrong = {ours: error for ours in ways if (error := timed.wrong(ours))}
-    wholes = [ours for ours in reversed(ways) if ours.way == ways[-1].way]
-    parts = [ours for ours in ways if ours not in wholes]
+    timed = _Steps(device, case, gate, peers, sampling, ceiling)
+    wrong = {ours: error for ours in variants if (error := timed.wrong(ours))}
+    wholes = [ours for ours in reversed(variants) if ours.variant == variants[-1].variant]
+    parts = [ours for ours in variants if ours not in wholes]
     failed = {
         ours: StepRow(*_about(case, ours), None, error, (), form=ours.form)
         for ours, error in wrong.items()
@@ -71,7 +71,7 @@ def rows(
 
 
 class _Steps:
-    """A network's training step on a device, in our ways and in the peers' forms."""
+    """A network's training step on a device, in our variants and in the peers' forms."""
 
     def __init__(
         self,
@@ -79,16 +79,16 @@ class _Steps:
         case: StepCase,
         gate: Gate,
         peers: Peers,
-        plan: Plan,
+        sampling: Sampling,
         ceiling: Card | None,
     ) -> None:
         self._device, self._case, self._gate, self._peers = device, case, gate, peers
-        self._plan, self._ceiling = plan, ceiling
+        self._sampling, self._ceiling = sampling, ceiling
         self._batches, self._initial = steps.synthetic(case), gate.initial(case)
         self._first_losses: dict[Ours, float] = {}
 
     def wrong(self, ours: Ours) -> str | None:
-        """What is wrong with one of our ways.
+        """What is wrong with one of our variants.
 
         It uses a separate step: evaluation needs memory that training does not.
         """
@@ -101,10 +101,10 @@ class _Steps:
     def parts(
         self, parts: Sequence[Ours], whole: Ours, failed: Mapping[Ours, StepRow]
     ) -> Iterator[StepRow]:
-        """Our other ways, each compared with the whole."""
+        """Our other variants, each compared with the whole."""
         made = {ours: self._made(ours) for ours in (*parts, whole) if ours not in failed}
         runs = {ours.form: run for ours, (run, _) in made.items()}
-        timings = interleaved(self._device.step_stopwatch, runs, self._plan)
+        timings = interleaved(self._device.step_stopwatch, runs, self._sampling)
         others: tuple[PeerTime, ...] = ()
         if whole in made:
             others = (PeerTime(f"ours, {whole.form}", whole.precision, timings[whole.form]),)
@@ -117,7 +117,7 @@ class _Steps:
     def beside_peers(
         self, right: Sequence[Ours], modes: Mapping[str, tuple[str, ...]]
     ) -> Iterator[StepRow]:
-        """Our side in one way, by one arithmetic or several, with one group of peers after
+        """Our side in one variant, by one arithmetic or several, with one group of peers after
         another.
         """
         mine = {ours: self._made(ours) for ours in right}
@@ -135,7 +135,7 @@ class _Steps:
                     found.append(PeerTime(name, precision, None, made))
                 else:
                     runs[name], memory[name] = made
-            timings = interleaved(self._device.step_stopwatch, runs, self._plan)
+            timings = interleaved(self._device.step_stopwatch, runs, self._sampling)
             beside = {ours: timings.pop(str(ours)) for ours in right}
             for name, timing in timings.items():
                 theirs = self._costs(runs[name], memory[name])
@@ -178,7 +178,7 @@ class _Steps:
         try:
             step = make()
             loss = step.first_loss
-        except Exception as error:  # a peer's compiler may fail in ways of its own
+        except Exception as error:  # a peer's compiler may fail in modes of its own
             return sentence(error)
         if abs(loss - first_loss) > _LOSS[precision] * abs(first_loss):
             return f"its first loss is {loss:.4f}, ours {first_loss:.4f}"
@@ -230,10 +230,12 @@ def _about(case: StepCase, ours: Ours) -> tuple[str, str, int, str]:
     return case.label, "synthetic", case.batch, ours.precision
 
 
-def fed(device: Device, case: StepCase, ours: Ours, dataset: Dataset, plan: Plan) -> StepRow:
+def fed(
+    device: Device, case: StepCase, ours: Ours, dataset: Dataset, sampling: Sampling
+) -> StepRow:
     """A step whose batches come from the host, as a loader delivers those of a dataset."""
     step = Step(device.backend, case, steps.packed(case, dataset), ours, feed=True)
-    timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, plan)
+    timings = interleaved(device.step_stopwatch, {_SELF: _turning(step.run)}, sampling)
     about = (case.label, "from the host", case.batch, ours.precision)
     return StepRow(*about, timings[_SELF], None, (), form=ours.form)
 

@@ -17,8 +17,8 @@ import pyalexnet
 from bench import cards, cases, errors, floors, gate, steps, timing
 from bench.cases import Case
 from bench.reference import ReferenceBackend
-from bench.steps import WAYS, Gate, Ours
-from bench.timing import HostStopwatch, Plan, Timing, interleaved, summary, verdict
+from bench.steps import VARIANTS, Gate, Ours
+from bench.timing import HostStopwatch, Sampling, Timing, interleaved, summary, verdict
 from cases import EXAMPLES, Call
 from pyalexnet import nets
 from pyalexnet.backends.cpu import CpuBackend
@@ -148,10 +148,12 @@ def test_a_sum_that_forgets_an_image_does_not_pass() -> None:
 
 
 SMALL = steps.StepCase(nets.get("alexnet-tiny")(input_shape=(12, 12, 3)), "tiny", 2)
-EVERY_WAY = [Ours(precision, way) for precision in PRECISIONS for way in WAYS[:2]]
+EVERY_VARIANT = [Ours(precision, variant) for precision in PRECISIONS for variant in VARIANTS[:2]]
 
 
-@pytest.mark.parametrize("ours", EVERY_WAY, ids=lambda ours: f"{ours.precision}, {ours.way}")
+@pytest.mark.parametrize(
+    "ours", EVERY_VARIANT, ids=lambda ours: f"{ours.precision}, {ours.variant}"
+)
 def test_gate_of_a_step(ours: Ours) -> None:
     class Halves(CpuBackend):
         def _run(self, op: str, *arguments: Any) -> None:
@@ -286,7 +288,7 @@ def test_unknown_card() -> None:
 def test_candidates_take_turns() -> None:
     turns: list[str] = []
     runs = {name: partial(slowly, turns, name) for name in "AB"}
-    timings = interleaved(HostStopwatch(), runs, Plan(seconds=0, least=3, most=9, warmups=1))
+    timings = interleaved(HostStopwatch(), runs, Sampling(seconds=0, least=3, most=9, warmups=1))
     assert "".join(turns) == "AB" * 4
     assert {timing.samples for timing in timings.values()} == {3}
 
@@ -299,7 +301,7 @@ def slowly(turns: list[str], name: str) -> None:
 
 def test_after_a_rest_the_first_run_does_not_count() -> None:
     turns: list[str] = []
-    plan = Plan(seconds=0, least=3, most=9, warmups=1, rest=1e-6)
+    plan = Sampling(seconds=0, least=3, most=9, warmups=1, rest=1e-6)
     timings = interleaved(
         HostStopwatch(), {name: partial(slowly, turns, name) for name in "AB"}, plan
     )

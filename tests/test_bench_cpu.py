@@ -14,8 +14,8 @@ from bench.device import Host
 from bench.peers import Peers
 from bench.peers.torch_steps import COMPILED, UNTUNED, Form, TorchStep
 from bench.results import Ceiling, PeerTime, Results, StepRow, compared, label, ratios
-from bench.steps import WAYS, Gate, Ours
-from bench.timing import Plan, Timing
+from bench.steps import VARIANTS, Gate, Ours
+from bench.timing import Sampling, Timing
 from pyalexnet import nets
 from pyalexnet.nets.layers import Conv, Linear
 from tolerance import SUM
@@ -26,9 +26,9 @@ PLAIN = dataclasses.replace(
     TINY, input_shape=(16, 16, 3), layers=LAYERS, recipe=dataclasses.replace(TINY.recipe, rates={})
 )
 CASE = steps.StepCase(TINY, "tiny", 4)
-FUSED = WAYS[1]
+FUSED = VARIANTS[1]
 EACH = [Ours("bf16", FUSED), Ours("fp32", FUSED, exact=True), Ours("fp32", FUSED)]
-ONCE = Plan(0.0, 2, 2, warmups=0)
+ONCE = Sampling(0.0, 2, 2, warmups=0)
 MEGABYTE = 2**20
 
 

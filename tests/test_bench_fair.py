@@ -17,14 +17,14 @@ from bench.device import Gpu, Host
 from bench.peers import Candidate, Peers, jax_steps, torch_tensors
 from bench.peers.jax_steps import JaxStep
 from bench.peers.torch_steps import Form, TorchStep
-from bench.steps import WAYS, Gate, Ours
-from bench.timing import Elsewhere, Plan
+from bench.steps import VARIANTS, Gate, Ours
+from bench.timing import Elsewhere, Sampling
 from pyalexnet import nets
 from pyalexnet.nets.spec import NetSpec
 
 TINY = nets.get("alexnet-tiny")(input_shape=(12, 12, 3), dropout=0)
 GROUPED = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3), dropout=0)
-ONCE = Plan(0.0, 2, 2, warmups=0)
+ONCE = Sampling(0.0, 2, 2, warmups=0)
 
 
 class Told:
@@ -151,7 +151,7 @@ def test_each_way_is_checked_once_and_parameters_are_drawn_once(
     gate, nobody, modes = Gate(), Peers(None, None, {}), {"bf16": ("eager",)}
     for batch in (2, 3):
         case = steps.StepCase(TINY, "tiny", batch)
-        ways = [Ours("bf16", way) for way in WAYS]
+        ways = [Ours("bf16", variant) for variant in VARIANTS]
         made = whole.rows(Host("test"), case, ways, gate, nobody, modes, ONCE, None)
         assert [one.failed for one in made] == [None] * 3
     assert checked == ways * 2

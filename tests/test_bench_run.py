@@ -49,8 +49,8 @@ from bench.results import (
     compared,
     label,
 )
-from bench.steps import OTHER_LOOP, WAYS, Gate, Ours
-from bench.timing import Plan, Timing
+from bench.steps import OTHER_LOOP, VARIANTS, Gate, Ours
+from bench.timing import Sampling, Timing
 from pyalexnet import nets
 from pyalexnet.backends.cpu import CpuBackend
 from pyalexnet.backends.sim import SimBackend
@@ -229,8 +229,8 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     unmatched = [one["case"] for one in found["operations"] if not one["peers"]]
     assert not unmatched
     ways = [(one["precision"], one["form"]) for one in found["steps"]]
-    both = [*itertools.product(("fp32", "bf16"), WAYS)]
-    assert ways == [*both, *itertools.product(("fp32x3",), WAYS[1:]), *both]
+    both = [*itertools.product(("fp32", "bf16"), VARIANTS)]
+    assert ways == [*both, *itertools.product(("fp32x3",), VARIANTS[1:]), *both]
     failed = [peer for one in found["operations"] + found["steps"] for peer in one["peers"]]
     reasons = {peer["failed"] for peer in failed if peer["failed"]}
     # The one op that PyTorch does not have in bf16 on a CPU.
@@ -311,7 +311,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     case = steps.StepCase(TINY, "tiny", 4)
     modes = {"fp32": ("eager", *COMPILED)}
     found = Peers(torch, None, {})
-    plan = Plan(0.0, 2, 2, warmups=0)
+    plan = Sampling(0.0, 2, 2, warmups=0)
     *sooner, one = whole.rows(Host("test"), case, [Ours()], Gate(), found, modes, plan, None)
     assert [one.peers[: len(row.peers)] for row in sooner] == [row.peers for row in sooner]
     assert [len(one.peers) - len(row.peers) for row in sooner] == [4, 3, 2, 1]
@@ -332,7 +332,9 @@ def test_what_was_timed_is_kept_though_the_next_form_never_ends(
         raise KeyboardInterrupt  # as a stage's limit does
 
     monkeypatch.setattr(torch, "compile", compile_for_ever)
-    form = dataclasses.replace(forms.dry(), ways=WAYS[:1], operations=(), loops=(), sizes=())
+    form = dataclasses.replace(
+        forms.dry(), variants=VARIANTS[:1], operations=(), loops=(), sizes=()
+    )
     case = form.steps[0]
     form = dataclasses.replace(
         form, steps=(case,), by_kernels=(), copied=0, compiled=((case, "fp32"),)
@@ -375,7 +377,7 @@ def test_the_parts_of_a_gpus_form() -> None:
     )
     assert parts["bf16"].modes_of(parts["bf16"].steps[0], "bf16") == {"bf16": ("eager", "graph")}
     assert parts["jax"].libraries == ("jax",) and parts["bf16"].libraries == ("torch",)
-    beside = [one.way for (*_, one) in parts["bf16"].ours(parts["bf16"].steps[0], hopper=True)]
+    beside = [one.variant for (*_, one) in parts["bf16"].ours(parts["bf16"].steps[0], hopper=True)]
     assert beside == ["fused, graph"]
     assert parts["compiler"].inspects and not any(part.inspects for part in [*parts.values()][:-1])
 
@@ -389,7 +391,10 @@ def test_peers_stand_beside_a_precision_of_ours() -> None:
 def test_fp32x3_stands_beside_strict_float32() -> None:
     """A whole fused step; on a CPU, nothing."""
     parts, cpu = forms.gpu(), forms.cpu(1.0)
-    graph, fused = [Ours("fp32x3", WAYS[2])], [Ours("fp32x3", way) for way in WAYS[1:]]
+    graph, fused = (
+        [Ours("fp32x3", VARIANTS[2])],
+        [Ours("fp32x3", variant) for variant in VARIANTS[1:]],
+    )
     for form, ways in ((parts["fp32"], graph), (parts["steps"], fused), (forms.dry(), fused)):
         found = [ways for case in form.steps for ways in form.ours(case)]
         tripled = [ways for ways in found if ways[0].precision == "fp32x3"]
@@ -424,7 +429,7 @@ def on_a_hopper() -> tuple[Host, Any]:
 @pytest.mark.slow
 def test_both_loops_beside_each_other() -> None:
     """Every product in bfloat16; the ways of a step include the other loop."""
-    (device, backend), plan = on_a_hopper(), Plan(0.0, 2, 2, warmups=0)
+    (device, backend), plan = on_a_hopper(), Sampling(0.0, 2, 2, warmups=0)
     of_each = [*cases.of(TINY, 2), *cases.of(TINY, 2, "bf16")]
     found = [*loops.rows(device, of_each, plan)]
     products = [case.name for case in of_each if case.flops and case.precision == "bf16"]
@@ -434,8 +439,8 @@ def test_both_loops_beside_each_other() -> None:
     assert not [*loops.rows(Host("a CPU"), of_each, plan)]
     results = Results("form", "command", {}, loops=found)
     assert tables.document(results).count("TFLOP/s") == 2 * len(found)
-    ways = [[one.way for one in some] for some in forms.dry().ours(forms.dry().steps[1], True)]
-    assert ways == [[*WAYS], [*WAYS[:2], OTHER_LOOP, WAYS[2]]]
+    ways = [[one.variant for one in some] for some in forms.dry().ours(forms.dry().steps[1], True)]
+    assert ways == [[*VARIANTS], [*VARIANTS[:2], OTHER_LOOP, VARIANTS[2]]]
 
 
 def test_a_wrong_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +448,7 @@ def test_a_wrong_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {False: None, True: "y is off"}
     monkeypatch.setattr("bench.gate.check", lambda backend, case, arrays: wrong[backend.hopper])
     case = next(case for case in cases.of(TINY, 2, "bf16") if case.flops)
-    (row,) = loops.rows(device, [case], Plan(0.0, 2, 2, warmups=0))
+    (row,) = loops.rows(device, [case], Sampling(0.0, 2, 2, warmups=0))
     assert row.failed == "wgmma: y is off"
     results = Results("form", "command", {}, loops=[row])
     assert "both loops: wgmma: y is off." in results.failures[0]
@@ -453,18 +458,18 @@ def test_a_wrong_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_with_the_loop_of_any_card() -> None:
     _, backend = on_a_hopper()
     other: Any = Ours("bf16", OTHER_LOOP).net(TINY, backend).backend
-    own: Any = Ours("bf16", WAYS[2]).net(TINY, backend).backend
+    own: Any = Ours("bf16", VARIANTS[2]).net(TINY, backend).backend
     assert own.hopper and not other.hopper
 
 
 def test_ways_of_a_step() -> None:
     """Each has its own row, compared with the last of them; that one with the peers, here none."""
-    case, plan = steps.StepCase(TINY, "tiny", 4), Plan(0.0, 2, 2, warmups=0)
-    ways = [Ours("bf16", way) for way in WAYS]
+    case, plan = steps.StepCase(TINY, "tiny", 4), Sampling(0.0, 2, 2, warmups=0)
+    ways = [Ours("bf16", variant) for variant in VARIANTS]
     modes = {"bf16": ("eager",)}
     made = list(whole.rows(Host("test"), case, ways, Gate(), NOBODY, modes, plan, None))
     assert [(one.precision, one.form, one.failed) for one in made] == [
-        ("bf16", way, None) for way in WAYS
+        ("bf16", variant, None) for variant in VARIANTS
     ]
     assert all(one.ours and one.ours.samples == 2 for one in made)
     assert [[peer.name for peer in one.peers] for one in made] == [
@@ -486,13 +491,14 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
 
     device = Host("test")
     device.backend = Wrong()
-    case, plan = forms.dry().steps[0], Plan(0.0, 2, 2, warmups=0)
-    ways = [Ours("fp32", way) for way in WAYS]
+    case, plan = forms.dry().steps[0], Sampling(0.0, 2, 2, warmups=0)
+    ways = [Ours("fp32", variant) for variant in VARIANTS]
     made = list(whole.rows(device, case, ways, Gate(), NOBODY, {"fp32": ()}, plan, None))
     assert [one.ours is None for one in made] == [False, True, True]
     assert made[0].peers == ()
     assert [label(one) for one in made if one.failed] == [
-        f"AlexNet (caffe preset), tiny step, synthetic, batch 3, fp32, {way}" for way in WAYS[1:]
+        f"AlexNet (caffe preset), tiny step, synthetic, batch 3, fp32, {variant}"
+        for variant in VARIANTS[1:]
     ]
     assert all("momentum of conv" in str(one.failed) for one in made[1:])
 
@@ -616,7 +622,7 @@ def test_batches_from_the_host() -> None:
     assert [label for _, labels in batches[:2] for label in labels] == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(batches[1][0][2], images[0] - images.mean(axis=0), atol=1e-4)
     for ours in (Ours(), Ours("bf16", "fused")):
-        made = whole.fed(Host("test"), case, ours, dataset, Plan(0.0, 2, 2, warmups=0))
+        made = whole.fed(Host("test"), case, ours, dataset, Sampling(0.0, 2, 2, warmups=0))
         assert made.ours is not None and made.data == "from the host"
 
 
@@ -656,8 +662,8 @@ def test_costs_on_a_gpu(be: Any) -> None:
     device = Gpu()
     case, modes = steps.StepCase(TINY, "tiny", 4), {"fp32": ("eager", "graph")}
     found = dataclasses.replace(peers.find(device.torch), jax=None)
-    ways = [Ours("fp32", way) for way in WAYS]
-    each = whole.rows(device, case, ways, Gate(), found, modes, Plan(0.0, 2, 2), None)
+    ways = [Ours("fp32", variant) for variant in VARIANTS]
+    each = whole.rows(device, case, ways, Gate(), found, modes, Sampling(0.0, 2, 2), None)
     made = [*{one.form: one for one in each}.values()]
     peers_of_last = made[-1].peers
     told = [*(one.costs for one in made), *(peer.costs for peer in peers_of_last)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.lint import BOUND, Row, examples, lint, main
+from bench.lint import BOUND, LineCost, examples, lint, main
 from cases import EXAMPLES
 from emulated import KERNELS, program
 from samples import normal
@@ -111,7 +111,7 @@ EXCEPTIONS = {
 
 
 @cache
-def rows() -> dict[str, list[Row]]:
+def rows() -> dict[str, list[LineCost]]:
     """The costs of a call of every operation: of the bench's, or of the table's."""
     calls = examples()
     known = {name.partition(" ")[0] for name in calls}
@@ -119,7 +119,7 @@ def rows() -> dict[str, list[Row]]:
     return {name: lint([call]) for name, call in calls.items()}
 
 
-def place(row: Row) -> tuple[str, str, str]:
+def place(row: LineCost) -> tuple[str, str, str]:
     return row.line.partition(":")[0], row.array, row.access
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import cards, cli, compiler, model, products, sass, warps, ways
+from bench import cards, cli, compiler, model, products, sass, traces, warps
 from bench.products import Shape
 from bench.sass import Code, Instruction
+from bench.traces import AVOIDED, WANTED, Loop
 from bench.warps import FAST, SLOW, Pace
-from bench.ways import AVOIDED, WANTED, Loop
 
 ALONE = Pace(sharing=1, l2=40)
 
@@ -42,8 +42,8 @@ def code(*lines: str) -> Code:
     return only
 
 
-def way(made: Code, name: str) -> ways.Way:
-    return ways.through(made, made.instructions.index(name), lambda _: 0)
+def trace(made: Code, name: str) -> traces.Trace:
+    return traces.through(made, made.instructions.index(name), lambda _: 0)
 
 
 # ----------------------------------------------------------------------------- the readers
@@ -105,7 +105,7 @@ def test_a_slower_loop_takes_longer() -> None:
     assert warps.steady(body, 8, ALONE) > before / 8
 
 
-# ----------------------------------------------------------------------------- ways
+# ----------------------------------------------------------------------------- traces
 
 
 def test_a_loop_is_found_once_around() -> None:
@@ -120,19 +120,19 @@ def test_a_loop_is_found_once_around() -> None:
         "1 - - 0 STG [R2], R1",
         "5 - - 0 EXIT",
     )
-    found = way(made, "LDG")
+    found = trace(made, "LDG")
     assert [type(one) for one in found] == [Instruction, Loop, Instruction, Instruction]
-    inner = ways.around(found, {"LDG"})
+    inner = traces.around(found, {"LDG"})
     assert inner is not None
-    assert [one.name for one in ways.flat(inner.body)] == ["LDG", "BRA"]
-    assert [[one.name for one in ways.flat(each)] for each in inner.before] == [["MOV"], ["IMAD"]]
-    assert [[one.name for one in ways.flat(each)] for each in inner.after] == [
+    assert [one.name for one in traces.flat(inner.body)] == ["LDG", "BRA"]
+    assert [[one.name for one in traces.flat(each)] for each in inner.before] == [["MOV"], ["IMAD"]]
+    assert [[one.name for one in traces.flat(each)] for each in inner.after] == [
         ["STG", "EXIT"],
         ["BRA"],
     ]
-    outer = ways.around(found, {"LDG", "IMAD"})
+    outer = traces.around(found, {"LDG", "IMAD"})
     assert outer is not None and len(outer.before) == 1
-    assert ways.around(found, {"STG"}) is None
+    assert traces.around(found, {"STG"}) is None
 
 
 def test_the_longer_way_but_for_what_is_avoided() -> None:
@@ -149,8 +149,8 @@ def test_the_longer_way_but_for_what_is_avoided() -> None:
     last = len(made.listing) - 1
 
     def stores(worth: int, kind: str) -> int:
-        found = ways.through(made, last, lambda one: worth if kind in one.rest else 0)
-        return sum(one.name == "STG" for one in ways.flat(found))
+        found = traces.through(made, last, lambda one: worth if kind in one.rest else 0)
+        return sum(one.name == "STG" for one in traces.flat(found))
 
     assert stores(0, ".U16") == 2
     assert stores(AVOIDED, ".U16") == 1
@@ -171,7 +171,7 @@ def test_a_way_leads_through_what_is_named() -> None:
         "5 - - 0 EXIT",
     )
     for name, other in (("LDGSTS", "HGMMA"), ("HGMMA", "LDGSTS")):
-        names = {one.name for one in ways.flat(way(made, name))}
+        names = {one.name for one in traces.flat(trace(made, name))}
         assert name in names and other not in names
 
 
@@ -188,7 +188,7 @@ def test_a_wait_succeeds_at_once() -> None:
         "5 - - 1 @!P0 BRA `(.L_x_1)",
         "5 - - 0 BRA `(.L_x_0)",
     )
-    assert [one.name for one in ways.flat(way(made, "STG"))] == ["SYNCS", "BRA", "STG", "EXIT"]
+    assert [one.name for one in traces.flat(trace(made, "STG"))] == ["SYNCS", "BRA", "STG", "EXIT"]
 
 
 # ----------------------------------------------------------------------------- products

@@ -16,7 +16,7 @@ from pyalexnet.nets.layers import Dropout, Linear
 from pyalexnet.nets.recipe import Rate, Recipe
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.step.net import Net
-from pyalexnet.trained.signals import IMAGES, Row, chance_sentence, survey, verdict
+from pyalexnet.trained.signals import IMAGES, Units, chance_sentence, survey, verdict
 
 RECIPE = Recipe(epochs=1, batch_size=4, momentum=0.9, rate=Rate(0.1, 0.1, 0))
 
@@ -56,7 +56,7 @@ def photographs(spec: NetSpec) -> Any:
     return np.ascontiguousarray(images - images.mean(axis=0))
 
 
-def by_layer(rows: tuple[Row, ...]) -> dict[str, Row]:
+def by_layer(rows: tuple[Units, ...]) -> dict[str, Units]:
     return {row.layer: row for row in rows}
 
 
@@ -218,8 +218,8 @@ def test_sentence_where_the_signal_is_healthy() -> None:
 
 def test_rows_can_be_made_by_hand() -> None:
     """The verdict needs only rows."""
-    image = Row("images", 50, 60, 60, 0, 0.5, 1)
-    first = Row("a", 1, 1, 0.5, 0, 0.5, 1, fan_in=8, std=0.5, bias=0.0)
+    image = Units("images", 50, 60, 60, 0, 0.5, 1)
+    first = Units("a", 1, 1, 0.5, 0, 0.5, 1, fan_in=8, std=0.5, bias=0.0)
     last = dataclasses.replace(first, layer="b", signal=0.02)
     assert verdict((image, first, last)).state == "healthy"
     assert verdict((image, first, dataclasses.replace(last, signal=0.0199)))[0] == "b"
@@ -227,6 +227,6 @@ def test_rows_can_be_made_by_hand() -> None:
 
 @pytest.mark.parametrize(("std", "advised"), [(0.01, True), (0.03, False)])
 def test_preset_source_is_advised_to_those_without_it(std: float, advised: bool) -> None:
-    image = Row("images", 50, 60, 60, 0, 0.5, 1)
-    conv4 = Row("conv4", 1, 1, 0.01, 0, 0.5, 1, fan_in=432, std=std, bias=1.0)
+    image = Units("images", 50, 60, 60, 0, 0.5, 1)
+    conv4 = Units("conv4", 1, 1, 0.01, 0, 0.5, 1, fan_in=432, std=std, bias=1.0)
     assert ("--preset source" in verdict((image, conv4)).sentence) == advised

@@ -77,7 +77,7 @@ class SimcheckBackend(SimBackend):
         """Count the cost on a GPU of the memory accesses of all calls inside; twice as slow.
 
         Yields:
-            A list that is filled at the end: the fields of a `bench.lint.Row` for each line.
+            A list that is filled at the end: the fields of a `bench.lint.LineCost` for each line.
         """
         rows: list[tuple[Any, ...]] = []
         self._ext.begin_lint()

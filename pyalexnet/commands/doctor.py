@@ -15,7 +15,7 @@ from pyalexnet.commands import network as given
 from pyalexnet.commands.table import print_table
 
 if TYPE_CHECKING:
-    from pyalexnet.trained.signals import Row
+    from pyalexnet.trained.signals import Units
     from pyalexnet.training.progress import Reporter
 
 
@@ -74,7 +74,7 @@ def _machine(reporter: Reporter, where: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-_COLUMNS: Mapping[str, Callable[[Row], str]] = {
+_COLUMNS: Mapping[str, Callable[[Units], str]] = {
     "layer": lambda row: row.layer,
     "mean |y|": lambda row: f"{row.mean:.3g}",
     "rms": lambda row: f"{row.rms:.3g}",
@@ -92,7 +92,7 @@ noise:signal  dropout's noise relative to the differences between images; 0 with
 ever active   units above 0 for at least one of the images; the others are dead"""
 
 
-def _document(row: Row) -> dict[str, Any]:
+def _document(row: Units) -> dict[str, Any]:
     """A row for JSON; numbers that are not finite become null."""
     values = asdict(row) | {"share": row.share, "noise_to_signal": row.noise_to_signal}
     return {

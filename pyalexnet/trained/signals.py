@@ -36,7 +36,7 @@ _LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class Row:
+class Units:
     """A layer's units over a batch of images, dropout off except for `noise`.
 
     mean: of |y|. rms: of y. signal: rms over the units of the deviation between images. noise: the
@@ -79,7 +79,7 @@ class Verdict(NamedTuple):
     state: Literal["healthy", "faint", "dead", "not finite"]
 
 
-def survey(net: Net, images: Any) -> tuple[Row, ...]:
+def survey(net: Net, images: Any) -> tuple[Units, ...]:
     """A row for the images themselves, then one for each layer.
 
     images: (N, H, W, C) float32, minus the mean, of the host or the device; the first 32 are used,
@@ -99,7 +99,7 @@ def survey(net: Net, images: Any) -> tuple[Row, ...]:
 
 def survey_of_run(
     trained: Trained, at: str = "start", path: str | None = None, progress: Progress | None = None
-) -> tuple[Row, ...]:
+) -> tuple[Units, ...]:
     """`survey` on images spread over the training set, which may be sorted by class.
 
     at: "start", the initial parameters, drawn again from the run's seed; "last", its own. path:
@@ -115,7 +115,7 @@ def survey_of_run(
     return survey(net, trained.look(split.take(chosen)))
 
 
-def verdict(rows: Sequence[Row]) -> Verdict:
+def verdict(rows: Sequence[Units]) -> Verdict:
     """The layer where the signal dies, or, if little of it arrives, is weakened most."""
     for row in rows:
         if not math.isfinite(row.rms):
@@ -154,7 +154,7 @@ def chance_sentence(
     )
 
 
-def _row(layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]]) -> Row:
+def _row(layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]]) -> Units:
     y = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     w, b = (weights.get(f"{layer}.{kind}") for kind in "wb")
     of_weights: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def _row(layer: str, outputs: Any, noise: float, weights: dict[str, NDArray[Any]
     with np.errstate(over="ignore", invalid="ignore"):
         mean, rms = float(np.abs(y).mean()), float(np.sqrt((y * y).mean()))
         active, alive = float((y > 0).mean()), float((y > 0).any(axis=0).mean())
-        return Row(layer, mean, rms, _spread(y), noise, active, alive, **of_weights)
+        return Units(layer, mean, rms, _spread(y), noise, active, alive, **of_weights)
 
 
 def _spread(y: NDArray[Any]) -> float:
@@ -174,13 +174,13 @@ def _spread(y: NDArray[Any]) -> float:
         return float(np.sqrt(y.var(axis=0, dtype=np.float64).mean()))
 
 
-def _weakest(rows: Sequence[Row], *, by_share: bool) -> tuple[Row, Row]:
+def _weakest(rows: Sequence[Units], *, by_share: bool) -> tuple[Units, Units]:
     """The layer with weights that lets the least through, preceded by the row before it.
 
     by_share: compare the signal's share of the output; otherwise its size.
     """
 
-    def through(pair: tuple[Row, Row]) -> float:
+    def through(pair: tuple[Units, Units]) -> float:
         inputs, row = pair
         passed, of = (row.share, inputs.share) if by_share else (row.signal, inputs.signal)
         return passed / of if of > 0 else 1.0
@@ -188,7 +188,7 @@ def _weakest(rows: Sequence[Row], *, by_share: bool) -> tuple[Row, Row]:
     return min((pair for pair in pairwise(rows) if pair[1].fan_in), key=through)
 
 
-def _advice(row: Row) -> str:
+def _advice(row: Units) -> str:
     """What to change about a layer that weakens the signal."""
     assert row.fan_in is not None  # it has weights
     wide = math.sqrt(2 / row.fan_in)

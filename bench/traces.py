@@ -1,7 +1,7 @@
-"""A warp's way through a kernel's machine code, told from what instructions do, not from where they
-stand: so that it is found in kernels yet to be written.
+"""A warp's trace: the instructions that it runs of a kernel's machine code. It is told from what
+they do, not from where they stand, so that it is found in kernels yet to be written.
 
-Where code branches the longer way is taken: it is the one with everything that a kernel can do (a
+Where code branches, the longer branch is taken: the one with everything that a kernel can do (a
 bias, a ReLU, a vector inside the tile). What a launch does not do is avoided, such as code for
 single elements, and what it must do is preferred, by what instructions are worth. A loop stays a
 loop; how often it runs is not in the code.
@@ -24,15 +24,15 @@ Edges: TypeAlias = Mapping[int, set[int]]
 class Loop:
     """Once around it."""
 
-    body: Way
+    body: Trace
 
 
-Way: TypeAlias = "tuple[Instruction | Loop, ...]"
+Trace: TypeAlias = "tuple[Instruction | Loop, ...]"
 
 
-def flat(way: Way) -> Iterator[Instruction]:
+def flat(trace: Trace) -> Iterator[Instruction]:
     """All instructions, those of loops once."""
-    for one in way:
+    for one in trace:
         if isinstance(one, Loop):
             yield from flat(one.body)
         else:
@@ -45,23 +45,23 @@ class Around:
     loops around it and outside, the outermost first.
     """
 
-    before: tuple[Way, ...]
-    body: Way
-    after: tuple[Way, ...]
+    before: tuple[Trace, ...]
+    body: Trace
+    after: tuple[Trace, ...]
 
 
-def around(way: Way, names: set[str]) -> Around | None:
+def around(trace: Trace, names: set[str]) -> Around | None:
     """Where instructions of all these names are; None if no loop holds them."""
-    for place, one in enumerate(way):
+    for place, one in enumerate(trace):
         if isinstance(one, Loop) and names <= {each.name for each in flat(one.body)}:
             inner = around(one.body, names) or Around((), one.body, ())
-            before, after = (way[:place], *inner.before), (way[place + 1 :], *inner.after)
+            before, after = (trace[:place], *inner.before), (trace[place + 1 :], *inner.after)
             return Around(before, inner.body, after)
     return None
 
 
-def through(code: Code, number: int, worth: Callable[[Instruction], int]) -> Way:
-    """The way from a kernel's start through that instruction to an end that weighs most: in
+def through(code: Code, number: int, worth: Callable[[Instruction], int]) -> Trace:
+    """The trace from a kernel's start through that instruction to an end that weighs most: in
     instructions, and for each straight run the best and the worst that its instructions are worth.
     """
     blocks, edges = _blocks(code)
@@ -73,7 +73,7 @@ def through(code: Code, number: int, worth: Callable[[Instruction], int]) -> Way
         values = [worth(code.listing[one]) for one in own]
         return len(own) + _MUST * (number in own) + min(0, min(values)) + max(0, max(values))
 
-    def shown(start: int) -> Way:
+    def shown(start: int) -> Trace:
         return code.listing[start : blocks[start]]
 
     kept = {start: {to for to in edges[start] if to in leading} for start in leading}
@@ -93,7 +93,7 @@ class _Graph:
 
     edges: Edges
     weight: Callable[[int], int]
-    shown: Callable[[int], Way]
+    shown: Callable[[int], Trace]
 
 
 def _leaders(code: Code) -> list[int]:
@@ -112,14 +112,14 @@ def _blocks(code: Code) -> tuple[dict[int, int], dict[int, set[int]]]:
     return blocks, {start: set(code.followers[end - 1]) for start, end in blocks.items()}
 
 
-def _longest(graph: _Graph, start: int, ends: set[int]) -> tuple[int, Way]:
-    """The heaviest way from a block to one of the ends: its weight, and what is on it."""
+def _longest(graph: _Graph, start: int, ends: set[int]) -> tuple[int, Trace]:
+    """The heaviest trace from a block to one of the ends: its weight, and what is on it."""
     edges = graph.edges
     components = _components(edges, start)
     of = {block: place for place, one in enumerate(components) for block in one}
-    best: list[tuple[int, Way] | None] = [None] * len(components)
+    best: list[tuple[int, Trace] | None] = [None] * len(components)
     best[of[start]] = (0, ())
-    finished: list[tuple[int, Way]] = []
+    finished: list[tuple[int, Trace]] = []
     for place, component in enumerate(components):
         so_far = best[place]
         if so_far is None:
@@ -135,7 +135,7 @@ def _longest(graph: _Graph, start: int, ends: set[int]) -> tuple[int, Way]:
     return max(finished, key=lambda one: one[0])
 
 
-def _once(graph: _Graph, component: set[int], start: int) -> tuple[int, Way]:
+def _once(graph: _Graph, component: set[int], start: int) -> tuple[int, Trace]:
     """A block, or once around a loop: from the block by which it is entered back to it."""
     (block, *others) = sorted(component)
     if not others and block not in graph.edges[block]:
