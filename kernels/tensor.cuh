@@ -184,8 +184,8 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
                 const int line = first_line_ + (Layout::kAlongDepth ? across : along() + j);
                 const int point = depth + (Layout::kAlongDepth ? along() + j : across);
                 const auto own = source_.line(line);
+                if (is_ones(source_, own)) return narrow<Element>(1.0f); // first: 20 registers less
                 const Found<Element> from = source_.find(own, source_.point(point));
-                if (is_ones(source_, own)) return narrow<Element>(1.0f);
                 return from.inside && point < depth_end ? *from.at : Element{};
             };
             if constexpr (kSplit)
