@@ -449,11 +449,12 @@ def test_killed_and_resumed_the_record_is_the_same(room: Path, tmp_path: Path) -
 
 
 def test_a_record_goes_on_on_another_machine(room: Path, tmp_path: Path) -> None:
-    """Only the second seed is trained there; a record of other data is refused."""
+    """Only the second seed is trained there, for another claim too; other data are refused."""
     claim = only(learning(), "relu")
     found = carried_out(claim, room)
+    claim = dataclasses.replace(claim, name="another")
     elsewhere = shutil.copy(room / "cifar10.npz", tmp_path)
-    made = Study(claim, str(elsewhere), tmp_path / "runs", 2, "cpu", found)
+    made = Study(claim, str(elsewhere), tmp_path / "runs", 2, "cpu", [*found.every])
     assert [run.seed for run in made.missing()] == [2]
     assert "1 of 2 runs done" in str(cli._progress(made)())
     study.carry_out(made, one_by_one, lambda: None)

@@ -86,9 +86,9 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
     data = _data(claim, options.data)
     backend = pyalexnet.backend(options.backend).name
     at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
-    kept = record.read(claim, options.records)
-    same_data = kept and kept.note == options.note
-    study = Study(claim, data, options.out, seeds, backend, kept if same_data else None)
+    records = filter(None, (record.read(each, options.records) for each in claims.every()))
+    kept = [run for each in records if each.note == options.note for run in each.every]
+    study = Study(claim, data, options.out, seeds, backend, kept)
     # The options that decide the numbers, without this machine's folders.
     command = ["python", "-m", "bench.evidence", claim.name]
     command += [] if options.data is None else ["--data", Path(data).name]

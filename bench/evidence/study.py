@@ -32,8 +32,8 @@ class Study:
     """A claim's runs: which are planned, which are done.
 
     out: folder of the run folders. Runs are found there by everything that decides their numbers,
-    so a killed study continues, and claims share common runs. kept: the claim's record of the same
-    data, whose runs count as done, so that another machine can continue.
+    so a killed study continues, and claims share common runs. kept: the runs of records of the same
+    data, this claim's and others', which count as done, so that another machine can continue.
     """
 
     claim: Claim
@@ -41,7 +41,7 @@ class Study:
     out: Path
     seeds: int
     backend: str
-    kept: Record | None = None
+    kept: Sequence[Result] = ()
     done: dict[str, Result] = field(default_factory=dict)
 
     def planned(self) -> Iterator[tuple[str, int, Run]]:
@@ -130,8 +130,7 @@ class Study:
 
     def _result(self, run: Run) -> Result | None:
         if run.key not in self.done:
-            kept = self.kept.every if self.kept else ()
-            of_record = next((one for one in kept if one.numbers == run.numbers), None)
+            of_record = next((one for one in self.kept if one.numbers == run.numbers), None)
             if found := training.result(self.out / run.key) or of_record:
                 self.done[run.key] = found
         return self.done.get(run.key)
