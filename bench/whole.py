@@ -178,7 +178,7 @@ class _Steps:
         try:
             step = make()
             loss = step.first_loss
-        except Exception as error:  # a peer's compiler may fail in modes of its own
+        except Exception as error:  # a peer's compiler may fail in ways of its own
             return sentence(error)
         if abs(loss - first_loss) > _LOSS[precision] * abs(first_loss):
             return f"its first loss is {loss:.4f}, ours {first_loss:.4f}"

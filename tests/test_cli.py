@@ -258,7 +258,7 @@ def test_refuses_data(data: Path, tmp_path: Path) -> None:
     labels = np.arange(40) % 10
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert str(empty) in sentence(tmp_path, "--data", empty)
+    assert str(empty) in refused("--data", empty, cwd=tmp_path)
     ten = tmp_path / "ten.npz"
     labels[17] = 10
     np.savez(ten, images=images, labels=labels, class_names=[f"class {i}" for i in range(10)])

@@ -453,8 +453,9 @@ def test_a_record_goes_on_on_another_machine(room: Path, tmp_path: Path) -> None
     claim = only(learning(), "relu")
     found = carried_out(claim, room)
     claim = dataclasses.replace(claim, name="another")
+    kept = {run.numbers: run for run in found.every}
     elsewhere = shutil.copy(room / "cifar10.npz", tmp_path)
-    made = Study(claim, str(elsewhere), tmp_path / "runs", 2, "cpu", [*found.every])
+    made = Study(claim, str(elsewhere), tmp_path / "runs", 2, "cpu", kept)
     assert [run.seed for run in made.missing()] == [2]
     assert "1 of 2 runs done" in str(cli._progress(made)())
     study.carry_out(made, one_by_one, lambda: None)

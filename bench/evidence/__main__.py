@@ -87,7 +87,8 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
     backend = pyalexnet.backend(options.backend).name
     at_once = options.processes or (1 if backend == "cuda" else min(2, cores()))
     records = filter(None, (record.read(each, options.records) for each in claims.every()))
-    kept = [run for each in records if each.note == options.note for run in each.every]
+    same_data = [each for each in records if each.note == options.note]
+    kept = {run.numbers: run for each in same_data for run in each.every}
     study = Study(claim, data, options.out, seeds, backend, kept)
     # The options that decide the numbers, without this machine's folders.
     command = ["python", "-m", "bench.evidence", claim.name]

@@ -21,6 +21,7 @@ _OF_RECIPE = set(inspect.signature(Recipe.override).parameters) - {"self"}
 _OF_AUGMENT = {each.name for each in fields(Augment)}
 # Settings that are not the network's: see `training`.
 _OF_TRAINING = {"crop", "stop_below", "ten_crop"}
+# Those of `build` itself.
 _OWN = {"net", "layers", "widened"}
 
 

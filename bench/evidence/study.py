@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -33,7 +33,8 @@ class Study:
 
     out: folder of the run folders. Runs are found there by everything that decides their numbers,
     so a killed study continues, and claims share common runs. kept: the runs of records of the same
-    data, this claim's and others', which count as done, so that another machine can continue.
+    data, this claim's and others', by `Run.numbers`; they count as done, so that another
+    machine can continue.
     """
 
     claim: Claim
@@ -41,7 +42,7 @@ class Study:
     out: Path
     seeds: int
     backend: str
-    kept: Sequence[Result] = ()
+    kept: Mapping[str, Result] = field(default_factory=dict)
     done: dict[str, Result] = field(default_factory=dict)
 
     def planned(self) -> Iterator[tuple[str, int, Run]]:
@@ -129,11 +130,10 @@ class Study:
         return Run(self.claim.settings(variant) | own, self.data, seed, self.backend)
 
     def _result(self, run: Run) -> Result | None:
-        if run.key not in self.done:
-            of_record = next((one for one in self.kept if one.numbers == run.numbers), None)
-            if found := training.result(self.out / run.key) or of_record:
-                self.done[run.key] = found
-        return self.done.get(run.key)
+        done = self.done.get(run.key) or training.result(self.out / run.key)
+        if found := done or self.kept.get(run.numbers):
+            self.done[run.key] = found
+        return found
 
 
 def carry_out(study: Study, train: Train, recorded: Callable[[], object]) -> None:
