@@ -12,7 +12,7 @@ import pyalexnet
 from pyalexnet import nets
 from pyalexnet.errors import PyalexnetError
 
-from . import cards, environment, errors, forms, listing, model, peers, record, tables
+from . import cards, environment, errors, listing, model, peers, record, suites, tables
 from .device import Device, Gpu, Host
 from .results import Results
 
@@ -48,14 +48,14 @@ def parser() -> argparse.ArgumentParser:
         description="Time operations and whole steps beside PyTorch and JAX, answers first.",
     )
     where = made.add_mutually_exclusive_group()
-    where.add_argument("--cpu", action="store_true", help="the CPU's form, also beside a GPU")
-    where.add_argument("--gpu", action="store_true", help="the GPU's form, or say why not")
+    where.add_argument("--cpu", action="store_true", help="the CPU's suite, also beside a GPU")
+    where.add_argument("--gpu", action="store_true", help="the GPU's suite, or say why not")
     where.add_argument(
-        "--dry-run", action="store_true", help="go through the GPU's form on the CPU, tiny"
+        "--dry-run", action="store_true", help="go through the GPU's suite on the CPU, tiny"
     )
-    made.add_argument("--full", action="store_true", help="the CPU's longer form: an hour or two")
+    made.add_argument("--full", action="store_true", help="the CPU's longer suite: an hour or two")
     made.add_argument(
-        "--part", choices=[*forms.gpu()], help="part of the GPU's form; by default all of them"
+        "--part", choices=[*suites.gpu()], help="part of the GPU's suite; by default all of them"
     )
     made.add_argument("--only", metavar="TEXT", help="only cases whose names contain TEXT")
     made.add_argument("--seconds", type=float, default=0.15, help="for each case on a CPU (0.15)")
@@ -122,13 +122,13 @@ def bench(options: argparse.Namespace, command: str) -> Results:
         about = {**environment.describe(versions), "device": device.name}
         about |= environment.clocks("before")
         results = Results(parts[0].name, command, about)
-        forms.compute(card, results)
+        suites.compute(card, results)
     save = _saver(options, results, device)
     save("floors")
     for part in parts:
-        forms.run(part, device, found, results, options.only, options.data, save)
+        suites.run(part, device, found, results, options.only, options.data, save)
         if part.inspects and not options.no_kernels:
-            forms.inspect(_CHECKOUT / "kernels", results)
+            suites.inspect(_CHECKOUT / "kernels", results)
     results.environment |= environment.clocks("after")
     save("all")
     return results
@@ -157,19 +157,19 @@ def _device(options: argparse.Namespace) -> Device:
         return Host(environment.cpu())
 
 
-def _parts(options: argparse.Namespace, device: Device) -> list[forms.Form]:
+def _parts(options: argparse.Namespace, device: Device) -> list[suites.Suite]:
     if options.full and not options.cpu:
         raise ValueError("--full is given; --cpu was expected beside it.")
     if options.dry_run:
-        parts = {"dry": forms.dry()}
+        parts = {"dry": suites.dry()}
     elif isinstance(device, Gpu):
-        parts = forms.gpu()
+        parts = suites.gpu()
     else:
-        parts = {"cpu": (forms.cpu_full if options.full else forms.cpu)(options.seconds)}
+        parts = {"cpu": (suites.cpu_full if options.full else suites.cpu)(options.seconds)}
     if options.part is None:
         return [*parts.values()]
     if options.part not in parts:
-        raise ValueError(f"--part is {options.part!r}; the GPU's form, which has it, is not run.")
+        raise ValueError(f"--part is {options.part!r}; the GPU's suite, which has it, is not run.")
     return [parts[options.part]]
 
 

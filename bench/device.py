@@ -74,7 +74,7 @@ class Device(ABC):
 
 
 class Host(Device):
-    """The CPU, by the backend cpu; also used in place of a GPU by a dry run of the GPU's form.
+    """The CPU, by the backend cpu; also used in place of a GPU by a dry run of the GPU's suite.
 
     Each side uses as many threads as the process may use cores: `taskset -c 0` makes it one.
     """

@@ -24,7 +24,7 @@ from typing import Any
 
 from pyalexnet.install import pip_install, why_incomplete
 
-from . import cards, environment, forms, process, record, stages
+from . import cards, environment, process, record, stages, suites
 from .results import Results, StageRow
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -39,20 +39,20 @@ def main(arguments: Sequence[str]) -> int:
     begun = process.now() - max(0.0, time.time() - options.begun)
     if reason := why_incomplete("test"):
         return _refused(reason)
-    place = None
+    session = None
     try:
         with TemporaryDirectory() as build, _interruptible():
             card = stages.card(Path(build))
             if isinstance(card, str):
                 return _refused(card)
-            place = _begun(options, card, Path(build))
-            _run(place, 60 * options.minutes, begun)
+            session = _begun(options, card, Path(build))
+            _run(session, 60 * options.minutes, begun)
     except KeyboardInterrupt:
         _say("interrupted")
-        if place is not None:
-            _closed(place)
+        if session is not None:
+            _closed(session)
         return 130
-    return 1 if _closed(place) else 0
+    return 1 if _closed(session) else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,13 +78,13 @@ def _minutes(text: str) -> float:
     return minutes
 
 
-def _begun(options: argparse.Namespace, card: stages.Found, build: Path) -> stages.Place:
+def _begun(options: argparse.Namespace, card: stages.DetectedCard, build: Path) -> stages.Session:
     """Begin a record in which nothing has been done."""
     about = {**environment.describe(card.versions), "device": card.name}
     about |= {"Hopper's main loop": "in use" if card.hopper else "this card has none"}
     about |= environment.clocks("before")
     results = Results("GPU", f"make gpu MINUTES={options.minutes:g}", about)
-    forms.compute(cards.get(cards.names()[0]), results)
+    suites.compute(cards.get(cards.names()[0]), results)
     results.missing = dict.fromkeys(stages.missing(), "not installed")
     results.stages = [
         StageRow(one.name, "left out", left_out=(f"{one.name}: the run ended before it.",))
@@ -96,14 +96,14 @@ def _begun(options: argparse.Namespace, card: stages.Found, build: Path) -> stag
     where = record.fresh(options.record, about["date"], card.name)
     record.write(where, results)
     _say(f"{card.name}: at most {options.minutes:g} minutes; the record is {where}")
-    return stages.Place(where, build, card.hopper)
+    return stages.Session(where, build, card.hopper)
 
 
-def _run(place: stages.Place, total: float, begun: float) -> None:
+def _run(session: stages.Session, total: float, begun: float) -> None:
     for stage in stages.STAGES:
         left = total - _CLOSING - (process.now() - begun)
-        row, told = stages.done(stage, place, total, left)
-        stages.keep(place, row)
+        row, told = stages.done(stage, session, total, left)
+        stages.keep(session, row)
         for sentence in (*told, *(f"wrong: {one}" for one in row.wrong)):
             _say(f"  {sentence}")
         if row.state != "left out":
@@ -111,15 +111,15 @@ def _run(place: stages.Place, total: float, begun: float) -> None:
             _say(f"{row.name}: {row.state} in {row.seconds:.0f} s; {rest:.0f} s are left")
 
 
-def _closed(place: stages.Place) -> list[str]:
+def _closed(session: stages.Session) -> list[str]:
     """End the record, and return what is wrong. What was left out is printed last."""
-    with record.edited(place.where) as results:
+    with record.edited(session.where) as results:
         results.environment |= environment.clocks("after")
     for failure in results.failures:
         _say(f"wrong: {failure}")
     for sentence in results.left_out:
         _say(f"left out: {sentence}")
-    _say(f"the record is {place.where}")
+    _say(f"the record is {session.where}")
     return results.failures
 
 

@@ -18,7 +18,7 @@ from .peers.torch_steps import TorchStep
 from .results import MemoryRow
 from .steps import Ours, Step, StepCase
 
-Side: TypeAlias = Ours | torch_steps.Form
+Side: TypeAlias = Ours | torch_steps.TorchForm
 
 # Steps before pages are counted, until the heap has its size; then those to average over.
 _FIRST_STEPS = 3

@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Session:
     """Where stages work: the record's folder, one for compiled files, and the kind of card."""
 
     where: Path
@@ -82,7 +82,7 @@ class Stage(ABC):
     needs: tuple[str, ...] = ()
 
     @abstractmethod
-    def run(self, place: Place, seconds: float, found: Verdict) -> None:
+    def run(self, session: Session, seconds: float, found: Verdict) -> None:
         """Run it within `seconds`; findings go into `found` as they come."""
 
     def limit(self, total: float, left: float) -> float:
@@ -101,31 +101,31 @@ class Stage(ABC):
 class Families(Stage):
     """Every family of kernels once against float64."""
 
-    def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        chosen = [one.name for one in families.families() if one.runs_on(place.hopper)]
+    def run(self, session: Session, seconds: float, found: Verdict) -> None:
+        chosen = [one.name for one in families.families() if one.runs_on(session.hopper)]
         own = (sys.executable, "-m", "bench.families")
-        jobs = [Job(one, (*own, one), seconds / 2, place.log(f"family {one}")) for one in chosen]
+        jobs = [Job(one, (*own, one), seconds / 2, session.log(f"family {one}")) for one in chosen]
         at_once = min(_FAMILIES_AT_ONCE, cores())
         with closing(process.run(jobs, _ROOT, seconds, at_once, _ENVIRONMENT)) as running:
             for ended in running:
                 checks = _checks(ended)
-                with record.edited(place.where) as results:
+                with record.edited(session.where) as results:
                     results.checks += checks
                 explained = any(check.wrong for check in checks)
                 _judge(f"family {ended.job.name}", ended, explained, found)
 
 
 class Part(Stage):
-    """The part of the GPU's form of the bench that has the stage's name."""
+    """The part of the bench's suite for a GPU that has the stage's name."""
 
-    def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        before = record.read(place.where)
-        own = ("-m", "bench", "--gpu", "--part", self.name, "--into", str(place.where))
-        job = Job(self.name, (sys.executable, *own), seconds, place.log(self.name))
+    def run(self, session: Session, seconds: float, found: Verdict) -> None:
+        before = record.read(session.where)
+        own = ("-m", "bench", "--gpu", "--part", self.name, "--into", str(session.where))
+        job = Job(self.name, (sys.executable, *own), seconds, session.log(self.name))
         (ended,) = process.run([job], _ROOT, seconds, environment=_ENVIRONMENT)
         if ended.code is None:
             found.stop(self.name, ended)
-        after = record.read(place.where)
+        after = record.read(session.where)
         if ended.code == 0 or (ended.code == 1 and len(after.failures) > len(before.failures)):
             pass  # the record's rows say what is wrong
         elif ended.code is not None:
@@ -141,8 +141,9 @@ class Tests(Stage):
     others: bool = False
     marked: str = "gpu and not slow"
 
-    def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        job = Job(self.name, self.command(_ROOT / "tests", seconds), seconds, place.log(self.name))
+    def run(self, session: Session, seconds: float, found: Verdict) -> None:
+        own, log = self.command(_ROOT / "tests", seconds), session.log(self.name)
+        job = Job(self.name, own, seconds, log)
         threads = str(max(1, cores() // _TEST_PROCESSES))
         limits = ("PYALEXNET_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
         each = {**_ENVIRONMENT, **dict.fromkeys(limits, threads)}
@@ -177,11 +178,11 @@ class Sanitized(Stage):
 
     on_files: bool = False
 
-    def run(self, place: Place, seconds: float, found: Verdict) -> None:
-        logs = place.where / "logs"
+    def run(self, session: Session, seconds: float, found: Verdict) -> None:
+        logs = session.where / "logs"
         late: dict[str, list[str]] = {}
-        runs = self.runs(place.hopper)
-        looking = sanitizer.findings(runs, seconds, logs, place.build, _ENVIRONMENT)
+        runs = self.runs(session.hopper)
+        looking = sanitizer.findings(runs, seconds, logs, session.build, _ENVIRONMENT)
         with closing(looking):
             for one in looking:
                 if one.wrong:
@@ -238,7 +239,7 @@ STAGES: tuple[Stage, ...] = (
 hours for all but the last."""
 
 
-def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRow, list[str]]:
+def done(stage: Stage, session: Session, total: float, left: float) -> tuple[StageRow, list[str]]:
     """Do a stage, or leave it out; its row, and what there is to report.
 
     From the start of the stage until its end, the record says that the run was stopped in it.
@@ -248,17 +249,17 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
     if why:
         return StageRow(stage.name, "left out", left_out=(why,)), []
     stopped = (f"{stage.name}: the run was stopped in it.",)
-    keep(place, StageRow(stage.name, "stopped", 0.0, limit, left_out=stopped))
+    keep(session, StageRow(stage.name, "stopped", 0.0, limit, left_out=stopped))
     begun = process.now()
     found = Verdict()
     try:
-        stage.run(place, limit, found)
+        stage.run(session, limit, found)
     except Exception as error:  # in this program, not in the stage's: go on
         found.wrong.append(f"{stage.name} cannot be judged: {type(error).__name__}: {error}.")
     except KeyboardInterrupt:
         seconds, left_out = process.now() - begun, (*stopped, *found.left_out)
         row = StageRow(stage.name, "stopped", seconds, limit, tuple(found.wrong), left_out)
-        keep(place, row)
+        keep(session, row)
         raise
     state = "stopped" if found.stopped else "done"
     row = StageRow(
@@ -268,14 +269,14 @@ def done(stage: Stage, place: Place, total: float, left: float) -> tuple[StageRo
     return row, found.told
 
 
-def keep(place: Place, row: StageRow) -> None:
+def keep(session: Session, row: StageRow) -> None:
     """Put a stage's row into the record."""
-    with record.edited(place.where) as results:
+    with record.edited(session.where) as results:
         results.stages = [row if one.name == row.name else one for one in results.stages]
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedCard:
     """The card, and the software that the cuda backend runs on."""
 
     name: str
@@ -283,13 +284,13 @@ class Found:
     versions: dict[str, str]
 
 
-def card(build: Path) -> Found | str:
+def card(build: Path) -> DetectedCard | str:
     """The card that `bench.families` finds; else why cuda cannot run, as the end of a line."""
     job = Job("import", (sys.executable, "-m", "bench.families"), _CARD_SECONDS, build / "card.txt")
     (ended,) = process.run([job], _ROOT, _CARD_SECONDS, environment=_ENVIRONMENT)
     text = ended.said().strip()
     if ended.code == 0:
-        return Found(**json.loads(text.splitlines()[-1]))
+        return DetectedCard(**json.loads(text.splitlines()[-1]))
     if ended.code is None:
         return f"the cuda backend did not answer in {ended.seconds:.0f} s{_last(ended)}."
     return (text.splitlines() or ["the cuda backend says nothing."])[-1].removeprefix("error: ")

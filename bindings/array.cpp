@@ -118,7 +118,7 @@ void Call::expect_countable(const char* what, std::int64_t count) const {
 }
 
 const ArrayInfo& Call::take(const std::string& name, handle object, Element element,
-                            const Form& form, Access access) {
+                            const Expected& expected, Access access) {
     ArrayInfo array;
     const auto require = [&](bool holds, auto rest) { // builds the sentence only if it is needed
         array.name = name;
@@ -140,10 +140,11 @@ const ArrayInfo& Call::take(const std::string& name, handle object, Element elem
             return shape() + ", so dimension " + std::to_string(axis) +
                    " is 0; at least 1 was expected";
         });
-    require(!form.rank || static_cast<std::size_t>(*form.rank) == array.shape.size(),
-            [&] { return shape() + "; " + std::to_string(*form.rank) + " axes were expected"; });
-    require(!form.exact || *form.exact == array.shape,
-            [&] { return shape() + "; " + shape_text(*form.exact) + " was expected"; });
+    require(!expected.rank || static_cast<std::size_t>(*expected.rank) == array.shape.size(), [&] {
+        return shape() + "; " + std::to_string(*expected.rank) + " axes were expected";
+    });
+    require(!expected.exact || *expected.exact == array.shape,
+            [&] { return shape() + "; " + shape_text(*expected.exact) + " was expected"; });
     require(array.contiguous, [] { return "is strided; a C-contiguous array was expected"; });
     require(reinterpret_cast<std::uintptr_t>(array.pointer) % element.bytes == 0, [&] {
         return "does not begin at a multiple of " + std::to_string(element.bytes) + " bytes";

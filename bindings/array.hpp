@@ -93,10 +93,10 @@ template <class A> auto for_kernel(const A& argument, int) -> decltype(argument.
 template <class A> const A& for_kernel(const A& argument, long) { return argument; }
 
 // The expected shape of an array: of any rank, of this rank, or exactly this shape.
-struct Form {
-    Form() = default;
-    Form(int axes) : rank(axes) {}
-    Form(Extents extents) : exact(std::move(extents)) {}
+struct Expected {
+    Expected() = default;
+    Expected(int axes) : rank(axes) {}
+    Expected(Extents extents) : exact(std::move(extents)) {}
 
     std::optional<int> rank;
     std::optional<Extents> exact;
@@ -143,20 +143,21 @@ class Call {
     int device() const { return device_; }
 
     template <class T> Array<const T> input(const std::string& name, handle object,
-                                            const Form& form = {}, Access access = Access::read) {
-        return Array<const T>(&take<T>(name, object, form, access));
+                                            const Expected& shape = {},
+                                            Access access = Access::read) {
+        return Array<const T>(&take<T>(name, object, shape, access));
     }
     template <class T>
-    Array<const T> optional_input(const std::string& name, handle object, const Form& form) {
-        return object.is_none() ? Array<const T>(nullptr) : input<T>(name, object, form);
+    Array<const T> optional_input(const std::string& name, handle object, const Expected& shape) {
+        return object.is_none() ? Array<const T>(nullptr) : input<T>(name, object, shape);
     }
     template <class T> Array<T> output(const std::string& name, handle object,
-                                       const Form& form = {}, Access access = Access::write) {
-        return Array<T>(&take<T>(name, object, form, access));
+                                       const Expected& shape = {}, Access access = Access::write) {
+        return Array<T>(&take<T>(name, object, shape, access));
     }
     template <class T>
-    Array<T> inout(const std::string& name, handle object, const Form& form = {}) {
-        return output<T>(name, object, form, Access::read_write);
+    Array<T> inout(const std::string& name, handle object, const Expected& shape = {}) {
+        return output<T>(name, object, shape, Access::read_write);
     }
     // Scratch for the launcher, which is asked for only if `bytes` is above 0.
     Array<float> scratch(std::size_t bytes);
@@ -210,16 +211,16 @@ class Call {
         std::size_t bytes;
     };
 
-    template <class T>
-    const ArrayInfo& take(const std::string& name, handle object, const Form& form, Access access) {
+    template <class T> const ArrayInfo& take(const std::string& name, handle object,
+                                             const Expected& shape, Access access) {
         constexpr char kind = std::is_same_v<T, bf16>       ? 'b'
                               : std::is_floating_point_v<T> ? 'f'
                               : std::is_signed_v<T>         ? 'i'
                                                             : 'u';
-        return take(name, object, Element{kind, sizeof(T)}, form, access);
+        return take(name, object, Element{kind, sizeof(T)}, shape, access);
     }
-    const ArrayInfo& take(const std::string& name, handle object, Element element, const Form& form,
-                          Access access);
+    const ArrayInfo& take(const std::string& name, handle object, Element element,
+                          const Expected& shape, Access access);
     void enqueue(Launchers launchers);
 
     const char* op_;
@@ -237,20 +238,20 @@ template <class Use> void with_element(handle array, Use use) {
 
 // Calls `use` with that value, x, and the output y, both of that type and of one shape.
 template <class Use>
-void with_map(Call& call, handle x_, handle y_, const Form& form, Access access, Use use) {
+void with_map(Call& call, handle x_, handle y_, const Expected& shape, Access access, Use use) {
     with_element(x_, [&](auto element) {
         using T = decltype(element);
-        const auto x = call.input<T>("x", x_, form);
+        const auto x = call.input<T>("x", x_, shape);
         use(element, x, call.output<T>("y", y_, x.shape(), access));
     });
 }
 
 // The same for a gradient: with a map of forward (x or y, as `name` says), dy, and dx.
 template <class Use> void with_gradient(Call& call, const char* name, handle map_, handle dy_,
-                                        handle dx_, const Form& form, Access access, Use use) {
+                                        handle dx_, const Expected& shape, Access access, Use use) {
     with_element(map_, [&](auto element) {
         using T = decltype(element);
-        const auto map = call.input<T>(name, map_, form);
+        const auto map = call.input<T>(name, map_, shape);
         const auto dy = call.input<T>("dy", dy_, map.shape());
         use(element, map, dy, call.output<T>("dx", dx_, map.shape(), access));
     });

@@ -90,8 +90,8 @@ inline RuleArgument rule_of(Call& call, const std::string& name, const RuleTuple
 template <class T> class LearnedArgument {
   public:
     LearnedArgument(Call& call, const std::string& prefix, handle w, handle low, handle v,
-                    const Form& form = {})
-        : w_(call.inout<T>(prefix + "w", w, form)),
+                    const Expected& shape = {})
+        : w_(call.inout<T>(prefix + "w", w, shape)),
           v_(call.inout<float>(prefix + "v", v, w_.shape())) {
         if constexpr (std::is_same_v<T, bf16>) {
             call.expect(!low.is_none(), prefix + "low is None; " + prefix +

@@ -162,7 +162,7 @@ template <class Source, int Lines> class Gatherer {
                 for (int i = 0; i < kTogether; ++i) lines[i] = known_[row_ + (first + i) * kStep];
 #pragma unroll
                 for (int i = 0; i < kTogether; ++i) {
-                    const Found<bf16> from = source_.find(lines[i], point);
+                    const Location<bf16> from = source_.find(lines[i], point);
                     simt::cp_async_16(to + simt::tile_bytes((first + i) * kStep), from.at,
                                       from.inside && at < depth_end);
                 }
@@ -175,7 +175,7 @@ template <class Source, int Lines> class Gatherer {
 #pragma unroll
                 for (int tile = 0; tile < Layout::kTiles; ++tile) {
                     if (is_ones(source_, own_[tile])) continue;
-                    const Found<bf16> from = source_.find(own_[tile], point);
+                    const Location<bf16> from = source_.find(own_[tile], point);
                     simt::cp_async_16(to + tile * Layout::kTileBytes + simt::tile_bytes(i * kStep),
                                       from.at, from.inside && at < depth_end);
                 }

@@ -7,7 +7,7 @@
 //
 //   Row row(int i), Column column(int j)    what follows from either alone; Row no_row() and Column
 //                                           no_column() stand for one that does not exist
-//   Found<T> find(Row, Column)              the element's place; outside the map it is 0
+//   Location<T> find(Row, Column)           the element's place; outside the map it is 0
 //
 // An operand is a gather and the direction in which the product runs through it: AlongRows or
 // AcrossRows; or such an operand AndOnes. Loaders check the depth themselves: elements past its end
@@ -84,7 +84,7 @@ __device__ __forceinline__ Three digits_of(int number, const Divisor& middle, co
 }
 
 // Where an element is, if it is inside; otherwise `at` is not valid.
-template <class T> struct Found {
+template <class T> struct Location {
     const T* at;
     bool inside;
 };
@@ -133,7 +133,7 @@ template <class T> __device__ __forceinline__ Offset offset_to(int first, int ro
 }
 
 // The element of a map of height x width pixels that is the sum of two offsets from its first.
-template <class T> __device__ __forceinline__ Found<T>
+template <class T> __device__ __forceinline__ Location<T>
 element_at(const T* map, const Offset& first, const Offset& then, int height, int width) {
     const auto sum = [](int a, int b) {
         return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
@@ -160,7 +160,7 @@ template <class T> struct Matrix {
     __device__ Row no_row() const { return nullptr; }
     __device__ Column column(int j) const { return j; }
     __device__ Column no_column() const { return -1; }
-    __device__ __forceinline__ Found<T> find(Row row, Column column) const {
+    __device__ __forceinline__ Location<T> find(Row row, Column column) const {
         return {row + column, row != nullptr && column >= 0};
     }
 };
@@ -189,7 +189,7 @@ template <class T> struct Patches {
     __device__ Row no_row() const { return {INT_MIN, 0, 0}; }
     __device__ Column no_column() const { return {INT_MIN, 0, 0}; }
 
-    __device__ __forceinline__ Found<T> find(const Row& patch, const Column& tap) const {
+    __device__ __forceinline__ Location<T> find(const Row& patch, const Column& tap) const {
         return element_at(x, patch, tap, g.shape.height, g.shape.width);
     }
 
@@ -219,7 +219,7 @@ template <class T, bool unit_stride> struct Sightings {
         const auto tap = digits_of<Tap>(number, g.by_filter_w, g.by_group_filters);
         return offset(0, -tap.row, -tap.column, tap.channel);
     }
-    __device__ __forceinline__ Found<T> find(const Row& pixel, const Column& tap) const {
+    __device__ __forceinline__ Location<T> find(const Row& pixel, const Column& tap) const {
         const int height = g.shape.out_height, width = g.shape.out_width;
         if constexpr (unit_stride) {
             return element_at(dy, pixel, tap, height, width);
@@ -228,7 +228,7 @@ template <class T, bool unit_stride> struct Sightings {
             const Digits down = g.by_stride_h.divide(row), across = g.by_stride_w.divide(column);
             Offset seen = offset(0, down.high, across.high, 0);
             seen.bytes += pixel.bytes + tap.bytes - offset(0, row, column, 0).bytes;
-            const Found<T> found = element_at(dy, seen, {}, height, width);
+            const Location<T> found = element_at(dy, seen, {}, height, width);
             const bool whole = row >= 0 && column >= 0 && down.low == 0 && across.low == 0;
             return {found.at, found.inside && whole};
         }
@@ -255,7 +255,7 @@ template <class T> struct FiltersByTap {
     }
     __device__ Column column(int channel) const { return channel; }
     __device__ Column no_column() const { return -1; }
-    __device__ __forceinline__ Found<T> find(Row taps, Column channel) const {
+    __device__ __forceinline__ Location<T> find(Row taps, Column channel) const {
         return {taps + channel, channel >= 0};
     }
 };
@@ -275,7 +275,7 @@ template <class Gather> struct AlongRows {
 
     __device__ Line line(int i) const { return i < gather.rows ? gather.row(i) : gather.no_row(); }
     __device__ Point point(int depth) const { return gather.column(depth); }
-    __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
+    __device__ __forceinline__ Location<Element> find(const Line& line, const Point& point) const {
         return gather.find(line, point);
     }
 };
@@ -292,7 +292,7 @@ template <class Gather> struct AcrossRows {
         return i < gather.columns ? gather.column(i) : gather.no_column();
     }
     __device__ Point point(int depth) const { return gather.row(depth); }
-    __device__ __forceinline__ Found<Element> find(const Line& line, const Point& point) const {
+    __device__ __forceinline__ Location<Element> find(const Line& line, const Point& point) const {
         return gather.find(point, line);
     }
 };
@@ -322,7 +322,7 @@ template <class Operand>
 __device__ __forceinline__ float element(const Operand& operand, const typename Operand::Line& line,
                                          const typename Operand::Point& point) {
     if (is_ones(operand, line)) return 1.0f;
-    const Found<typename Operand::Element> found = operand.find(line, point);
+    const Location<typename Operand::Element> found = operand.find(line, point);
     return found.inside ? widen(*found.at) : 0.0f;
 }
 

@@ -8,12 +8,12 @@ namespace {
 constexpr int kThreads = 256;
 
 // The four of `count` elements that a thread works on; fewer at the end.
-struct Place {
+struct Range {
     std::int64_t first;
     int count;
 };
 
-__device__ __forceinline__ Place place_of(std::int64_t count) {
+__device__ __forceinline__ Range range_of_thread(std::int64_t count) {
     const std::int64_t first = 4 * (blockIdx.x * std::int64_t{kThreads} + threadIdx.x);
     const std::int64_t left = max(count - first, std::int64_t{0});
     return {first, static_cast<int>(min(left, std::int64_t{4}))};
@@ -29,7 +29,7 @@ template <class T> __global__ void
 sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t count, Rule rule) {
     const Momentum momentum = read_rule(rule);
     if (momentum.freezes()) return;
-    const Place at = place_of(count);
+    const Range at = range_of_thread(count);
     if (at.count == 0) return;
     const FourWeights four = read_weights(learned, at.first, at.count);
     const Four<float> gradient = read_four(dw + at.first, at.count);
@@ -39,7 +39,7 @@ sgd_update_kernel(Learned<T> learned, const float* __restrict__ dw, std::int64_t
 // A thread splits four neighbouring weights, a block 1,024. Bound by bytes.
 __global__ void split_weights_kernel(const float* __restrict__ w, bf16* __restrict__ high,
                                      std::uint16_t* __restrict__ low, std::int64_t count) {
-    const Place at = place_of(count);
+    const Range at = range_of_thread(count);
     write_halves(high, low, at.first, at.count, read_four(w + at.first, at.count));
 }
 
@@ -47,7 +47,7 @@ __global__ void split_weights_kernel(const float* __restrict__ w, bf16* __restri
 __global__ void join_weights_kernel(const bf16* __restrict__ high,
                                     const std::uint16_t* __restrict__ low, float* __restrict__ w,
                                     std::int64_t count) {
-    const Place at = place_of(count);
+    const Range at = range_of_thread(count);
     write_four(w + at.first, at.count, read_halves(high, low, at.first, at.count));
 }
 

@@ -143,7 +143,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
             for (int i = 0; i < kCount; ++i) {
                 const int at = depth + (Layout::kAlongDepth ? along() : row() + i * kStep);
                 const auto& line = lines_[Layout::kAlongDepth ? i : 0];
-                const Found<Element> from =
+                const Location<Element> from =
                     source_.find(line, Layout::kAlongDepth ? shared : source_.point(at));
                 const bool inside = from.inside && at < depth_end;
                 if constexpr (kSplit)
@@ -185,7 +185,7 @@ template <class Source, int Lines, int Threads, bool vectors> class Loader {
                 const int point = depth + (Layout::kAlongDepth ? along() + j : across);
                 const auto own = source_.line(line);
                 if (is_ones(source_, own)) return narrow<Element>(1.0f); // first: 20 registers less
-                const Found<Element> from = source_.find(own, source_.point(point));
+                const Location<Element> from = source_.find(own, source_.point(point));
                 return from.inside && point < depth_end ? *from.at : Element{};
             };
             if constexpr (kSplit)

@@ -1,4 +1,4 @@
-"""The bench's forms on a CPU: comparisons, threads, memory, errors; never a time."""
+"""The bench's suites on a CPU: comparisons, threads, memory, errors; never a time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import pyalexnet
-from bench import ceilings, cli, errors, forms, memory, peers, steps, tables, whole
+from bench import ceilings, cli, errors, memory, peers, steps, suites, tables, whole
 from bench.device import Host
 from bench.peers import Peers
-from bench.peers.torch_steps import COMPILED, UNTUNED, Form, TorchStep
+from bench.peers.torch_steps import COMPILED, UNTUNED, TorchForm, TorchStep
 from bench.results import Ceiling, PeerTime, Results, StepRow, compared, label, ratios
 from bench.steps import VARIANTS, Gate, Ours
 from bench.timing import Sampling, Timing
@@ -37,7 +37,7 @@ def timing(seconds: float) -> Timing:
 
 
 def test_what_takes_minutes_is_of_the_longer_form() -> None:
-    short, full = forms.cpu(0.1), forms.cpu_full(0.1)
+    short, full = suites.cpu(0.1), suites.cpu_full(0.1)
     assert short.modes == ("eager",) and not short.memory
     assert [(case.label, case.batch) for case in full.steps] == [
         ("cifar-18pct", 128),
@@ -49,8 +49,8 @@ def test_what_takes_minutes_is_of_the_longer_form() -> None:
         "AlexNet (caffe preset)", *(name for name in nets.names() if name != "alexnet"),
     }  # fmt: skip
     assert full.modes == ("eager", UNTUNED, COMPILED[0])
-    for form in (short, full):
-        assert [*form.ours(form.steps[0])] == [EACH]
+    for suite in (short, full):
+        assert [*suite.ours(suite.steps[0])] == [EACH]
 
 
 def test_the_longer_form_is_the_cpus(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,9 +98,9 @@ def test_threads_stand_apart() -> None:
     made, device = Results("t", "none", {}, ceilings=[*one]), Host("t")
     device.threads = 2
     nobody = Peers(None, None, {})
-    form = dataclasses.replace(forms.dry(), steps=(), by_kernels=(), loops=(), loader=False)
+    suite = dataclasses.replace(suites.dry(), steps=(), by_kernels=(), loops=(), loader=False)
     for _ in range(2):  # the second run's rows replace the first's
-        forms.run(form, device, nobody, made, "fc8 fprop", None, lambda line: None)
+        suites.run(suite, device, nobody, made, "fc8 fprop", None, lambda line: None)
     names = [(ceiling.name, ceiling.threads) for ceiling in made.ceilings]
     assert len(set(names)) == len(names) and made.ceilings[:2] == one
     assert {"copy", "fp32 product, 32"} <= {name for name, threads in names if threads == 2}
@@ -130,7 +130,7 @@ def test_both_layouts_of_pytorch_learn_alike() -> None:
     import torch
 
     place = (torch, "cpu", TINY, TINY.initial(0), steps.synthetic(CASE))
-    both = [TorchStep(*place, Form("fp32", False, True, layout=one)) for one in Host.layouts]
+    both = [TorchStep(*place, TorchForm("fp32", False, True, layout=one)) for one in Host.layouts]
     losses = [[float(step.run(index)) for index in range(4)] for step in both]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     maps = [step._batches[0][0] for step in both]

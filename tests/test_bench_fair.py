@@ -16,7 +16,7 @@ from bench import cases, device, operations, peers, steps, whole
 from bench.device import Gpu, Host
 from bench.peers import Candidate, Peers, jax_steps, torch_tensors
 from bench.peers.jax_steps import JaxStep
-from bench.peers.torch_steps import Form, TorchStep
+from bench.peers.torch_steps import TorchForm, TorchStep
 from bench.steps import VARIANTS, Gate, Ours
 from bench.timing import Elsewhere, Sampling
 from pyalexnet import nets
@@ -180,7 +180,7 @@ def test_a_graph_of_pytorchs_adds_to_no_gradient(monkeypatch: pytest.MonkeyPatch
     place = (torch, "cpu", TINY, TINY.initial(0), steps.synthetic(steps.StepCase(TINY, "t", 4)))
     done = {}
     for mode in ("eager", "graph"):
-        step = TorchStep(*place, Form("fp32", False, True, mode))
+        step = TorchStep(*place, TorchForm("fp32", False, True, mode))
         names.clear()
         with watching():
             step.run(2)

@@ -25,12 +25,12 @@ from bench import (
     compiler,
     environment,
     families,
-    forms,
     gpu,
     process,
     record,
     sanitizer,
     stages,
+    suites,
 )
 from bench.process import Ended, Job
 from bench.results import Results, StageRow
@@ -358,7 +358,7 @@ def test_a_stage_that_cannot_be_judged_ends_alone(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(stages.Stage):
-        def run(self, place: Any, seconds: float, found: stages.Verdict) -> None:
+        def run(self, session: Any, seconds: float, found: stages.Verdict) -> None:
             raise subprocess.TimeoutExpired("nvidia-smi", seconds)
 
     monkeypatch.setattr(stages, "STAGES", (Broken("broken", 0.5), stages.Part("bf16", 0.5)))
@@ -372,7 +372,7 @@ def test_what_a_stage_found_before_it_was_interrupted_is_kept(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(stages.Stage):
-        def run(self, place: Any, seconds: float, found: stages.Verdict) -> None:
+        def run(self, session: Any, seconds: float, found: stages.Verdict) -> None:
             found.wrong.append("memcheck: found.")
             raise KeyboardInterrupt
 
@@ -462,11 +462,11 @@ def test_a_stage_has_its_share_of_what_is_left() -> None:
 
 
 def test_stages_name_what_there_is() -> None:
-    """Parts of the bench's form and test files; each once."""
+    """Parts of the bench's suite and test files; each once."""
     names = [one.name for one in stages.STAGES]
     assert len(set(names)) == len(names)
     parts = {one.name for one in stages.STAGES if isinstance(one, stages.Part)}
-    assert parts == set(forms.gpu())
+    assert parts == set(suites.gpu())
     for one in stages.STAGES:
         if isinstance(one, stages.Tests):
             command = one.command(ROOT / "tests", 100.0)
@@ -593,7 +593,7 @@ def test_a_sanitizer_that_is_not_there_is_left_out(
     monkeypatch.setattr(sanitizer, "planted_program", lambda build, _: build / "planted")
     stage = stages.Sanitized("sanitizer", 0.5)
     found = stages.Verdict()
-    stage.run(stages.Place(tmp_path, tmp_path, False), 9.0, found)
+    stage.run(stages.Session(tmp_path, tmp_path, False), 9.0, found)
     assert not found.wrong
     assert "memcheck, compute-sanitizer is not installed: plain, mma, " in found.left_out[0]
 
@@ -656,7 +656,7 @@ def test_a_family_of_hoppers_loop_is_right_on_the_emulation() -> None:
 
 
 class Broken(SimBackend):
-    """One op gives a wrong result in place, and one raises."""
+    """One op gives a wrong result in session, and one raises."""
 
     def _run(self, op: str, *arguments: Any) -> None:
         if op == "exchange_gather":
@@ -700,12 +700,12 @@ def test_a_family_says_its_cases_one_by_one(
 
 
 def test_a_record_says_what_a_stage_left_out(tmp_path: Path) -> None:
-    """A row that is put back takes its original place."""
-    place = stages.Place(tmp_path, tmp_path, False)
+    """A row that is put back takes its original session."""
+    session = stages.Session(tmp_path, tmp_path, False)
     made = Results("GPU", "c", {"date": "2012-12-03", "device": "d"})
     made.stages = [StageRow("a", "left out"), StageRow("b", "left out")]
     record.write(tmp_path, made)
-    stages.keep(place, StageRow("a", "done", 3.0, 9.0, ("a is wrong.",), ("a: c, late: x.",)))
+    stages.keep(session, StageRow("a", "done", 3.0, 9.0, ("a is wrong.",), ("a: c, late: x.",)))
     found = record.read(tmp_path)
     assert [one.state for one in found.stages] == ["done", "left out"]
     assert found.failures == ["a is wrong."] and found.left_out == ["a: c, late: x."]

@@ -23,20 +23,20 @@ from bench import (
     ceilings,
     cli,
     environment,
-    forms,
     gate,
     kernels,
     loops,
     peers,
     record,
     steps,
+    suites,
     tables,
     unpooled,
     whole,
 )
 from bench.device import Gpu, Host
 from bench.peers import Peers
-from bench.peers.torch_steps import COMPILED, Form, TorchStep
+from bench.peers.torch_steps import COMPILED, TorchForm, TorchStep
 from bench.results import (
     Ceiling,
     Costs,
@@ -173,7 +173,7 @@ def test_clocks_before_and_after(
 
 def run_dry(device: Host, only: str) -> Results:
     made = Results("dry", "none", {})
-    forms.run(forms.dry(), device, NOBODY, made, only, None, lambda line: None)
+    suites.run(suites.dry(), device, NOBODY, made, only, None, lambda line: None)
     return made
 
 
@@ -249,9 +249,9 @@ def test_every_op_of_a_norm_within_maps_has_its_peers() -> None:
     layers = (Conv("conv", 5, 3, pad=1), norm, Linear("fc", 10))
     recipe = dataclasses.replace(TINY.recipe, rates={})
     spec = dataclasses.replace(TINY, input_shape=(9, 7, 3), layers=layers, recipe=recipe)
-    form = dataclasses.replace(forms.dry(), operations=(steps.StepCase(spec, "n", 3),), steps=())
+    suite = dataclasses.replace(suites.dry(), operations=(steps.StepCase(spec, "n", 3),), steps=())
     made = Results("dry", "none", {})
-    forms.run(form, Host("test"), Peers(torch, None, {}), made, "norm", None, lambda line: None)
+    suites.run(suite, Host("test"), Peers(torch, None, {}), made, "norm", None, lambda line: None)
     assert [one.case for one in made.operations] == ["norm fprop", "norm dgrad"] * 2
     for one in made.operations:
         assert {peer.failed for peer in one.peers} == {None}
@@ -286,7 +286,9 @@ def test_a_compiled_step_learns_as_the_eager_one(mode: str, monkeypatch: Any) ->
     place = (torch, "cpu", TINY, params, batches)
     losses = [
         [float(step.run(index)) for index in range(5)]
-        for step in (TorchStep(*place, Form("fp32", False, True, one)) for one in ("eager", mode))
+        for step in (
+            TorchStep(*place, TorchForm("fp32", False, True, one)) for one in ("eager", mode)
+        )
     ]
     assert asked == ["max-autotune"]
     assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 1
@@ -332,24 +334,24 @@ def test_what_was_timed_is_kept_though_the_next_form_never_ends(
         raise KeyboardInterrupt  # as a stage's limit does
 
     monkeypatch.setattr(torch, "compile", compile_for_ever)
-    form = dataclasses.replace(
-        forms.dry(), variants=VARIANTS[:1], operations=(), loops=(), sizes=()
+    suite = dataclasses.replace(
+        suites.dry(), variants=VARIANTS[:1], operations=(), loops=(), sizes=()
     )
-    case = form.steps[0]
-    form = dataclasses.replace(
-        form, steps=(case,), by_kernels=(), copied=0, compiled=((case, "fp32"),)
+    case = suite.steps[0]
+    suite = dataclasses.replace(
+        suite, steps=(case,), by_kernels=(), copied=0, compiled=((case, "fp32"),)
     )
     kept = results()
     kept.steps = []
     with pytest.raises(KeyboardInterrupt):
-        forms.run(form, Host("test"), Peers(torch, None, {}), kept, None, None, lambda _: None)
+        suites.run(suite, Host("test"), Peers(torch, None, {}), kept, None, None, lambda _: None)
     (row,) = kept.steps
     assert row.ours and row.peers and all(peer.timing for peer in row.peers)
 
 
 def test_what_is_compiled() -> None:
     """First one step, in the tensor cores' precision; finally all steps in all precisions."""
-    parts = forms.gpu()
+    parts = suites.gpu()
     compiled = {
         name: [
             (case.label, case.batch, precision)
@@ -368,7 +370,7 @@ def test_what_is_compiled() -> None:
 
 def test_the_parts_of_a_gpus_form() -> None:
     """A step kernel by kernel and against PyTorch comes first; each part times something."""
-    parts = forms.gpu()
+    parts = suites.gpu()
     assert [*parts][:5] == ["kernels", "bf16", "fp32", "compile", "jax"]
     assert all(
         part.steps or part.by_kernels or part.operations or part.copied or part.loader
@@ -384,22 +386,22 @@ def test_the_parts_of_a_gpus_form() -> None:
 
 def test_peers_stand_beside_a_precision_of_ours() -> None:
     """TF32 against our float32, which uses no tensor cores; bfloat16 against bfloat16."""
-    assert forms.gpu()["steps"].precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
-    assert forms.cpu(1.0).precisions == {"fp32": ("fp32",)}
+    assert suites.gpu()["steps"].precisions == {"fp32": ("fp32", "tf32"), "bf16": ("bf16",)}
+    assert suites.cpu(1.0).precisions == {"fp32": ("fp32",)}
 
 
 def test_fp32x3_stands_beside_strict_float32() -> None:
     """A whole fused step; on a CPU, nothing."""
-    parts, cpu = forms.gpu(), forms.cpu(1.0)
+    parts, cpu = suites.gpu(), suites.cpu(1.0)
     graph, fused = (
         [Ours("fp32x3", VARIANTS[2])],
         [Ours("fp32x3", variant) for variant in VARIANTS[1:]],
     )
-    for form, ways in ((parts["fp32"], graph), (parts["steps"], fused), (forms.dry(), fused)):
-        found = [ways for case in form.steps for ways in form.ours(case)]
+    for suite, ways in ((parts["fp32"], graph), (parts["steps"], fused), (suites.dry(), fused)):
+        found = [ways for case in suite.steps for ways in suite.ours(case)]
         tripled = [ways for ways in found if ways[0].precision == "fp32x3"]
-        assert tripled == [ways] * len(form.in_fp32x3)
-        assert form.in_fp32x3
+        assert tripled == [ways] * len(suite.in_fp32x3)
+        assert suite.in_fp32x3
     assert not cpu.in_fp32x3
     assert [*parts["steps"].modes_of(parts["steps"].steps[0], "fp32x3")] == ["fp32"]
     strict, faster = (PeerTime(p, p, timing(t), None) for p, t in (("fp32", 4e-3), ("tf32", 1e-3)))
@@ -439,7 +441,9 @@ def test_both_loops_beside_each_other() -> None:
     assert not [*loops.rows(Host("a CPU"), of_each, plan)]
     results = Results("form", "command", {}, loops=found)
     assert tables.document(results).count("TFLOP/s") == 2 * len(found)
-    ways = [[one.variant for one in some] for some in forms.dry().ours(forms.dry().steps[1], True)]
+    ways = [
+        [one.variant for one in some] for some in suites.dry().ours(suites.dry().steps[1], True)
+    ]
     assert ways == [[*VARIANTS], [*VARIANTS[:2], OTHER_LOOP, VARIANTS[2]]]
 
 
@@ -491,7 +495,7 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
 
     device = Host("test")
     device.backend = Wrong()
-    case, plan = forms.dry().steps[0], Sampling(0.0, 2, 2, warmups=0)
+    case, plan = suites.dry().steps[0], Sampling(0.0, 2, 2, warmups=0)
     ways = [Ours("fp32", variant) for variant in VARIANTS]
     made = list(whole.rows(device, case, ways, Gate(), NOBODY, {"fp32": ()}, plan, None))
     assert [one.ours is None for one in made] == [False, True, True]
@@ -507,9 +511,9 @@ def test_a_way_with_a_wrong_answer_is_reported_and_not_timed() -> None:
 def test_forms_of_jax() -> None:
     """Convolutions and norms, groups and both layouts of windows, if JAX is installed."""
     found = Peers(None, *(lambda one: (one.jax, one.missing))(peers.find("cpu")))
-    form = dataclasses.replace(forms.dry(), steps=())
+    suite = dataclasses.replace(suites.dry(), steps=())
     made = Results("dry", "none", {})
-    forms.run(form, Host("test"), found, made, "2 ", None, lambda line: None)
+    suites.run(suite, Host("test"), found, made, "2 ", None, lambda line: None)
     states = {
         (one.case, peer.name, peer.precision): peer.failed
         for one in made.operations
@@ -540,7 +544,7 @@ def test_a_peer_that_does_other_work_is_not_timed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch_norms, "shifted_lrn", other)
     made = Results("dry", "none", {})
     found = peers.Peers(torch, None, {})
-    forms.run(forms.dry(), Host("test"), found, made, "norm1 fprop", None, lambda line: None)
+    suites.run(suites.dry(), Host("test"), found, made, "norm1 fprop", None, lambda line: None)
     states = {(peer.name, peer.precision): peer.failed for peer in made.operations[0].peers}
     wrong = states["PyTorch shifted adds NCHW", "fp32"]
     assert wrong is not None and re.match(r"y is off by .* of its norm", wrong)
@@ -551,7 +555,7 @@ def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--card", "GTX580", "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: card is 'GTX580'; one of H100")
     assert cli.main(["--dry-run", "--part", "bf16"]) == 2
-    refused = "error: --part is 'bf16'; the GPU's form, which has it, is not run.\n"
+    refused = "error: --part is 'bf16'; the GPU's suite, which has it, is not run.\n"
     assert capsys.readouterr().err == refused
 
 
@@ -647,10 +651,10 @@ def test_a_captured_call_is_the_call(be: Any) -> None:
 def test_the_gpus_form_on_one_operation(be: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.device._FLUSH_BYTES", 2**20)
     small = (steps.StepCase(TINY, "tiny", 8),)
-    operations = forms.gpu()["operations"]
-    form = dataclasses.replace(operations, operations=small, loops=(), sizes=(256,), copied=2**20)
+    operations = suites.gpu()["operations"]
+    suite = dataclasses.replace(operations, operations=small, loops=(), sizes=(256,), copied=2**20)
     made, device = Results("GPU", "test", {}), Gpu()
-    forms.run(form, device, peers.find(device.torch), made, "fc5 fprop", None, lambda line: None)
+    suites.run(suite, device, peers.find(device.torch), made, "fc5 fprop", None, lambda line: None)
     assert [row.failed for row in made.operations] == [None] * 2  # in two precisions
     assert all(row.ours and row.ours.samples >= 20 for row in made.operations)
 

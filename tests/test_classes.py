@@ -27,7 +27,7 @@ from pyalexnet.errors import ArgumentError, CheckpointError, DataError
 from pyalexnet.files import sealed
 from pyalexnet.foreign import torchvision, weights
 from pyalexnet.foreign.import_weights import import_run, write_run
-from pyalexnet.foreign.weights import Found
+from pyalexnet.foreign.weights import ForeignNet
 from pyalexnet.runs import checkpoint
 from pyalexnet.trained.load import Trained
 from samples import generator
@@ -385,7 +385,7 @@ def test_one_network_by_folder_and_pack_exported_and_imported_again(
     spec = nets.alexnet(classes=12, **narrow)
     begin = tmp_path / "begin"
     mean = np.zeros((256, 256, 3), np.float32)
-    write_run(begin, Found(spec, narrow, lively(spec), mean), Classes.numbered(12))
+    write_run(begin, ForeignNet(spec, narrow, lively(spec), mean), Classes.numbered(12))
     trainer = began(tmp_path / "runs", pack, init_from=str(begin), lr=1e-5)
     fitted(trainer, 2)
     run, file, back = trainer.folder.path, tmp_path / "weights.safetensors", tmp_path / "back"

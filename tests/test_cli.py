@@ -406,7 +406,7 @@ def test_ctrl_c_while_a_command_begins(at: str, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("at", ["argparse", "numpy", "bench.cli", "bench.forms"])
+@pytest.mark.parametrize("at", ["argparse", "numpy", "bench.cli", "bench.suites"])
 def test_ctrl_c_while_the_bench_is_imported(at: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(STRIKE)
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parent.parent)))

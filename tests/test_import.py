@@ -892,11 +892,13 @@ def test_a_pth_needs_a_safe_pytorch(
 # ---------------------------------------------------------------------- the run
 
 
-def found(classes: int = 3) -> weights.Found:
+def found(classes: int = 3) -> weights.ForeignNet:
     """A small network as if found in a file."""
     spec = nets.alexnet(classes=classes, preset="owt", width=0.0625)
     mean = np.full((256, 256, 3), 120, np.float32)
-    return weights.Found(spec, {"preset": "owt", "width": 0.0625}, lively(spec), mean, ("A note.",))
+    return weights.ForeignNet(
+        spec, {"preset": "owt", "width": 0.0625}, lively(spec), mean, ("A note.",)
+    )
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pyalexnet.cli import app
 from pyalexnet.errors import ArgumentError, CheckpointError, PyalexnetError
 from pyalexnet.foreign import caffe, caffe_layers, caffe_messages
 from pyalexnet.foreign.import_weights import import_run
-from pyalexnet.foreign.weights import Found
+from pyalexnet.foreign.weights import ForeignNet
 from pyalexnet.nets.layers import Conv, Linear
 from pyalexnet.trained.load import Trained
 from samples import normal
@@ -223,7 +223,7 @@ def imported(
     v1: bool = False,
     inputs: bytes = b"",
     mean: Path | None = None,
-) -> Found:
+) -> ForeignNet:
     """The import of a snapshot, into the folder `run`."""
     file = folder / "a.caffemodel"
     file.write_bytes(snapshot(with_blobs(layers, params, v1=v1), v1=v1, inputs=inputs))

@@ -21,7 +21,7 @@ Params: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Form:
+class JaxForm:
     """How the peer is written. split: two convolutions for `groups=2`."""
 
     precision: str
@@ -31,11 +31,11 @@ class Form:
         return f"jit, {self.precision}, {'split convs' if self.split else 'groups'}"
 
 
-def forms(spec: NetSpec, precision: str) -> Iterator[Form]:
+def forms(spec: NetSpec, precision: str) -> Iterator[JaxForm]:
     """Every way to write the network that makes a difference to it."""
     grouped = any(isinstance(layer, layers.Conv) and layer.groups > 1 for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
-        yield Form(precision, split)
+        yield JaxForm(precision, split)
 
 
 class JaxStep:
@@ -51,7 +51,7 @@ class JaxStep:
         spec: NetSpec,
         params: Mapping[str, NDArray[np.float32]],
         batches: list[tuple[NDArray[np.float32], NDArray[np.int64]]],
-        form: Form,
+        form: JaxForm,
     ) -> None:
         self._jax, self._spec, self._form = jax, spec, form
         self._numpy = importlib.import_module("jax.numpy")

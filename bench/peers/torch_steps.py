@@ -38,7 +38,7 @@ UNTUNED = "compile, default mode"
 
 
 @dataclass(frozen=True)
-class Form:
+class TorchForm:
     """How the peer is written and run.
 
     split: two convolutions for `groups=2`. shifted: norms by shifted adds. mode: "eager", "graph"
@@ -59,14 +59,14 @@ class Form:
 
 def forms(
     spec: NetSpec, precision: str, layouts: Sequence[str] = ("channels_last",)
-) -> Iterator[Form]:
+) -> Iterator[TorchForm]:
     """Every way to write the network that makes a difference to it."""
     grouped = any(isinstance(layer, layers.Conv) and layer.groups > 1 for layer in spec.layers)
     normed = any(isinstance(layer, layers.LRN | layers.RNorm) for layer in spec.layers)
     for split in (False, True) if grouped else (False,):
         for shifted in (False, True) if normed else (True,):
             for layout in layouts:
-                yield Form(precision, split, shifted, layout=layout)
+                yield TorchForm(precision, split, shifted, layout=layout)
 
 
 class TorchStep:
@@ -85,7 +85,7 @@ class TorchStep:
         spec: NetSpec,
         params: Mapping[str, NDArray[np.float32]],
         batches: list[tuple[NDArray[np.float32], NDArray[np.int64]]],
-        form: Form,
+        form: TorchForm,
     ) -> None:
         self._torch, self._spec, self._form, self._device = torch, spec, form, device
         self._is_compiled = form.mode == UNTUNED or form.mode in COMPILED

@@ -82,7 +82,7 @@ template <class T> void augment(const std::uint8_t* x, const float* mean,
     const std::int64_t out = std::int64_t{width} * g.block * g.channels;   // of a row of squares
 
     parallel_rows(g.images * height, std::int64_t{width} * g.channels, [&](std::int64_t padded) {
-        const auto [image, padded_row] = place_of(padded, height);
+        const auto [image, padded_row] = cell_of(padded, height);
         T* const to = y + (image * std::int64_t{g.rows} + padded_row / g.block) * out;
         const int a = padded_row % g.block;
         const auto zero = [&](int, int count, T* pixels) {

@@ -143,7 +143,7 @@ template <class T> void lrn_maxpool_dgrad(const T* x, const T* y, const T* dy,
                       alignas(kCacheLine) float gradient[kStage];
                       const int at_once = std::max(descent.rows() / groups, 1);
                       for (std::int64_t row = begin; row < end; ++row) {
-                          const auto [image, h] = place_of(row, g.height);
+                          const auto [image, h] = cell_of(row, g.height);
                           const std::int64_t out = image * out_length;
                           for (int first = 0; first < g.width; first += at_once) {
                               const int last = std::min(first + at_once, g.width);

@@ -72,10 +72,10 @@ template <class T> void rnorm_fprop(const T* x, T* y, std::int64_t images, int h
     const Reach reach = maps.reach(norm.size);
     with_response(norm, [&](auto response) {
         parallel_rows(images * height, maps.row_length(), [&](std::int64_t row) {
-            const Place place = place_of(row, height);
-            const T* const from = x + place.row * maps.image_length();
-            T* const to = y + place.row * maps.image_length();
-            by_windows(from, place.column, maps, reach.before, reach.after, square,
+            const Cell at = cell_of(row, height);
+            const T* const from = x + at.row * maps.image_length();
+            T* const to = y + at.row * maps.image_length();
+            by_windows(from, at.column, maps, reach.before, reach.after, square,
                        [=](std::int64_t i, auto n, V sum) {
                            const V power = response.powers(response.scale(sum)).power;
                            store(to + i, load(from + i, n) * power, n);

@@ -43,11 +43,11 @@ inline int clamped(std::int64_t value, std::int64_t least, std::int64_t most) {
 
 template <int value> using Constant = std::integral_constant<int, value>;
 
-// The place of an item in a table of so many columns.
-struct Place {
+// Where an item is in a table of so many columns.
+struct Cell {
     int row, column;
 };
-inline Place place_of(std::int64_t item, std::int64_t columns) {
+inline Cell cell_of(std::int64_t item, std::int64_t columns) {
     return {static_cast<int>(item / columns), static_cast<int>(item % columns)};
 }
 

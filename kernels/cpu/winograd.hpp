@@ -35,7 +35,7 @@ struct Tiles {
         int image, row, column; // in tiles
     };
     InImage operator[](std::int64_t tile) const {
-        const auto [line, column] = place_of(tile, columns);
+        const auto [line, column] = cell_of(tile, columns);
         return {line / rows, line % rows, column};
     }
 };
@@ -79,14 +79,13 @@ template <class T, int n> struct Pixels {
         copied.template transform_vector<matrix>(0, to, plane);
     }
 
-    // Transforms `count` channels, a vector from `channel` on to place(channel).
-    template <const auto& matrix, class Place>
-    PYALEXNET_INLINE void transform_channels(int count, Place place, std::int64_t plane) const {
+    // Transforms `count` channels, a vector from `channel` on to to(channel).
+    template <const auto& matrix, class To>
+    PYALEXNET_INLINE void transform_channels(int count, To to, std::int64_t plane) const {
         int channel = 0;
         for (; channel + kLanes <= count; channel += kLanes)
-            transform_vector<matrix>(channel, place(channel), plane);
-        if (channel < count)
-            transform_some<matrix>(channel, count - channel, place(channel), plane);
+            transform_vector<matrix>(channel, to(channel), plane);
+        if (channel < count) transform_some<matrix>(channel, count - channel, to(channel), plane);
     }
 };
 
@@ -140,7 +139,7 @@ template <class F> struct WinogradCorrelation {
         const std::int64_t chunks = quotient_up(tiles.count, tiles_at_once);
         const int panel_blocks = quotient_up(c.panels(), panels_at_once);
         parallel_table(c.groups * panel_blocks, chunks, [&](int block, int chunk, int worker) {
-            const auto [group, first_panel] = place_of(block, panel_blocks);
+            const auto [group, first_panel] = cell_of(block, panel_blocks);
             compute_chunk(map, group, first_panel * panels_at_once,
                           std::int64_t{chunk} * tiles_at_once, workers + worker * worker_floats,
                           epilogue);

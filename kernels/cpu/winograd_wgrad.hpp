@@ -79,8 +79,8 @@ template <class F> struct WinogradWgrad {
         int group, filter, filters, channel, channels;
     };
     Block block_at(int index) const {
-        const auto [outer, channel_block] = place_of(index, channel_blocks);
-        const auto [group, filter_block] = place_of(outer, filter_blocks);
+        const auto [outer, channel_block] = cell_of(index, channel_blocks);
+        const auto [group, filter_block] = cell_of(outer, filter_blocks);
         const int channel = channel_block * channels_at_once;
         const int filter = filter_block * filters_at_once;
         return {group, filter, std::min(filters_at_once, c.width - filter), channel,

@@ -55,21 +55,21 @@ void load_tile(void* shared, const TensorMap& map, int row, int column, Mbarrier
 void load_tile_multicast(Cluster cluster, void* shared, const TensorMap& map, int row, int column,
                          Mbarrier& barrier, Site site = Site::here());
 
-template <Major, Form = Form::tiles> struct Operand {
+template <Major, Packing = Packing::tiles> struct Operand {
     const void* element;
     unsigned next; // bytes from one tile or plane to the next; of a K-major one in tiles, 0
 };
 
 inline Operand<Major::k> k_major(const void* element) { return {element, 0}; }
 inline Operand<Major::mn> mn_major(const void* element, unsigned next) { return {element, next}; }
-inline Operand<Major::k, Form::planes> k_planes(const void* element, unsigned next) {
+inline Operand<Major::k, Packing::planes> k_planes(const void* element, unsigned next) {
     return {element, next};
 }
-inline Operand<Major::mn, Form::planes> mn_planes(const void* element, unsigned next) {
+inline Operand<Major::mn, Packing::planes> mn_planes(const void* element, unsigned next) {
     return {element, next};
 }
 template <Major major>
-Operand<major, Form::planes> further(Operand<major, Form::planes> operand, unsigned pieces) {
+Operand<major, Packing::planes> further(Operand<major, Packing::planes> operand, unsigned pieces) {
     return {static_cast<const std::byte*>(operand.element) + 16 * std::size_t{pieces},
             operand.next};
 }
@@ -81,7 +81,7 @@ struct AnyOperand {
     const void* element;
     unsigned next;
     Major major;
-    Form form;
+    Packing packing;
     int lines;
 };
 void begin_product(float* d, const AnyOperand& a, const AnyOperand& b, Site site, const void* pc);
@@ -93,12 +93,12 @@ void change_registers(unsigned count, bool more, unsigned blocks, Site site);
 void wgmma_fence(Site site = Site::here());
 void wgmma_commit(Site site = Site::here());
 
-template <int n, Major of_a, Form form_a, Major of_b, Form form_b>
-__attribute__((noinline)) void wgmma(float (&d)[n / 2], Operand<of_a, form_a> a,
-                                     Operand<of_b, form_b> b, Site site = Site::here()) {
-    expect_product<n, of_b, form_b>();
-    detail::begin_product(d, {a.element, a.next, of_a, form_a, 64},
-                          {b.element, b.next, of_b, form_b, n}, site, __builtin_return_address(0));
+template <int n, Major of_a, Packing pack_a, Major of_b, Packing pack_b>
+__attribute__((noinline)) void wgmma(float (&d)[n / 2], Operand<of_a, pack_a> a,
+                                     Operand<of_b, pack_b> b, Site site = Site::here()) {
+    expect_product<n, of_b, pack_b>();
+    detail::begin_product(d, {a.element, a.next, of_a, pack_a, 64},
+                          {b.element, b.next, of_b, pack_b, n}, site, __builtin_return_address(0));
 }
 
 template <int left, int count> void wgmma_wait(float (&)[count], Site site = Site::here()) {

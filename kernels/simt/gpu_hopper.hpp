@@ -200,7 +200,7 @@ __device__ __forceinline__ void load_tile_multicast(Cluster<blocks>, void* share
 // MN-major one, from eight k to the next eight, and the leading one from one tile to the next. In
 // planes the distance is from eight lines to the next eight, and the leading one from eight k to
 // the next.
-template <Major, Form = Form::tiles> struct Operand {
+template <Major, Packing = Packing::tiles> struct Operand {
     std::uint64_t descriptor;
 };
 
@@ -226,19 +226,19 @@ __device__ __forceinline__ Operand<Major::mn> mn_major(const void* element, unsi
     return {detail::kSwizzled | detail::descriptor(element, next, detail::kEightRows)};
 }
 
-__device__ __forceinline__ Operand<Major::k, Form::planes> k_planes(const void* element,
-                                                                    unsigned next) {
+__device__ __forceinline__ Operand<Major::k, Packing::planes> k_planes(const void* element,
+                                                                       unsigned next) {
     return {detail::descriptor(element, next, detail::kEightPieces)};
 }
 
-__device__ __forceinline__ Operand<Major::mn, Form::planes> mn_planes(const void* element,
-                                                                      unsigned next) {
+__device__ __forceinline__ Operand<Major::mn, Packing::planes> mn_planes(const void* element,
+                                                                         unsigned next) {
     return {detail::descriptor(element, detail::kEightPieces, next)};
 }
 
 // The start is in the lower half, as a number of pieces.
-template <Major major> __device__ __forceinline__ Operand<major, Form::planes>
-further(Operand<major, Form::planes> operand, unsigned pieces) {
+template <Major major> __device__ __forceinline__ Operand<major, Packing::planes>
+further(Operand<major, Packing::planes> operand, unsigned pieces) {
     const auto lower = static_cast<std::uint32_t>(operand.descriptor);
     return {operand.descriptor >> 32 << 32 | (lower + pieces)};
 }
@@ -278,9 +278,10 @@ template <int left, int count> __device__ __forceinline__ void wgmma_wait(float 
                     "l"(b.descriptor), "n"(of_a == Major::mn), "n"(of_b == Major::mn) : "memory"); \
     }
 
-template <int n, Major of_a, Form form_a, Major of_b, Form form_b> __device__ __forceinline__ void
-wgmma(float (&d)[n / 2], Operand<of_a, form_a> a, Operand<of_b, form_b> b) {
-    expect_product<n, of_b, form_b>();
+template <int n, Major of_a, Packing pack_a, Major of_b, Packing pack_b>
+__device__ __forceinline__ void wgmma(float (&d)[n / 2], Operand<of_a, pack_a> a,
+                                      Operand<of_b, pack_b> b) {
+    expect_product<n, of_b, pack_b>();
     SIMT_WGMMA(48, SIMT_TEN() SIMT_TEN(1) "%20, %21, %22, %23", 24, 25, 26, 27, SIMT_D16(0),
                SIMT_D4(16), SIMT_D4(20))
     SIMT_WGMMA(64, SIMT_TEN() SIMT_TEN(1) SIMT_TEN(2) "%30, %31", 32, 33, 34, 35, SIMT_D32(0))

@@ -106,15 +106,15 @@ __host__ __device__ constexpr unsigned tile_bytes(int rows) {
     return static_cast<unsigned>(rows) * kTileColumns * 2;
 }
 
-// In which direction an operand is contiguous in shared memory, and in which form.
+// In which direction an operand is contiguous in shared memory, and how its pieces of 16 bytes lie.
 enum class Major { k, mn };
-enum class Form { tiles, planes };
+enum class Packing { tiles, planes };
 
 // The card has all multiples of eight, gpu_hopper.hpp those in use.
-template <int n, Major of_b, Form form_b> __host__ __device__ constexpr void expect_product() {
+template <int n, Major of_b, Packing pack_b> __host__ __device__ constexpr void expect_product() {
     static_assert(n == 48 || n == 64 || n == 96 || n == 128 || n == 192 || n == 256,
                   "wgmma<n>: n is 48, 64, 96, 128, 192 or 256");
-    static_assert(of_b == Major::k || form_b == Form::planes || n % kTileColumns == 0,
+    static_assert(of_b == Major::k || pack_b == Packing::planes || n % kTileColumns == 0,
                   "wgmma<n>: of an MN-major b whole tiles of 64 columns are multiplied");
 }
 

@@ -16,8 +16,8 @@ constexpr unsigned kDescribed = 1u << 18;         // what a matrix descriptor ca
 
 constexpr unsigned kWarp = 32;
 
-// A warp, as one of four.
-struct Place {
+// One of the four warps of a warpgroup.
+struct Warp {
     unsigned group, warp;
 
     Warpgroup& warpgroup() const { return this_worker().async().warpgroup(group); }
@@ -25,7 +25,7 @@ struct Place {
 };
 
 // The running one.
-Place place_of_warp(Site site) {
+Warp running_warp(Site site) {
     const unsigned warp = this_worker().current() / kWarp;
     if ((warp / 4 + 1) * 4 * kWarp > this_worker().threads())
         fail("a warpgroup is four whole warps", at(site));
@@ -49,21 +49,21 @@ const WarpCall& call_of(void* const slots[kWarp], unsigned lane = 0) {
     return *static_cast<const WarpCall*>(slots[lane]);
 }
 
-Place calling(void* const slots[kWarp], std::uint32_t lanes) {
+Warp calling(void* const slots[kWarp], std::uint32_t lanes) {
     const Site site = call_of(slots, static_cast<unsigned>(__builtin_ctz(lanes))).site;
     if (lanes != 0xffffffffu) fail("wgmma needs all 32 lanes of a warp", at(site));
-    return place_of_warp(site);
+    return running_warp(site);
 }
 
 bool same(const detail::AnyOperand& a, const detail::AnyOperand& b) {
-    return a.element == b.element && a.next == b.next && a.major == b.major && a.form == b.form &&
-           a.lines == b.lines;
+    return a.element == b.element && a.next == b.next && a.major == b.major &&
+           a.packing == b.packing && a.lines == b.lines;
 }
 
 // ------------------------------------------------------------------ operands in shared memory
 
 void require_operand(const detail::AnyOperand& operand, Site site) {
-    if (operand.form == Form::planes) {
+    if (operand.packing == Packing::planes) {
         require_multiple(operand.element, kPiece, site);
         if (operand.next % kPiece != 0 || operand.next >= kDescribed)
             fail("the next plane of an operand lies at a multiple of 16 bytes below ", kDescribed,
@@ -89,7 +89,7 @@ template <class Each> void for_pieces(const detail::AnyOperand& operand, Each ea
     const auto* const begin = static_cast<const std::byte*>(operand.element);
     const auto lines = static_cast<std::size_t>(operand.lines);
     const bool k_major = operand.major == Major::k;
-    if (operand.form == Form::planes)
+    if (operand.packing == Packing::planes)
         for (std::size_t plane = 0; plane < (k_major ? kProductDepth : lines); plane += 8)
             for (std::size_t i = 0; i < (k_major ? lines : kProductDepth); ++i)
                 each(begin + plane / 8 * operand.next + i * kPiece, k_major ? i : plane,
@@ -178,7 +178,7 @@ void read_operands(unsigned group, const Product& product, std::uint64_t number,
 }
 
 void begin(void* const slots[kWarp], std::uint32_t lanes) {
-    const Place here = calling(slots, lanes);
+    const Warp here = calling(slots, lanes);
     const WarpCall& first = call_of(slots);
     for (unsigned lane = 1; lane < kWarp; ++lane)
         if (!same(*call_of(slots, lane).a, *first.a) || !same(*call_of(slots, lane).b, *first.b))
@@ -263,7 +263,7 @@ void detail::wait_for_products(std::size_t groups_left, Site site) {
     const OutsideKernel outside;
     if (check::left_out(site)) return;
     meet({site, groups_left}, &begin_to_wait);
-    const Place here = place_of_warp(site);
+    const Warp here = running_warp(site);
     Warpgroup& group = here.warpgroup();
     const std::uint64_t last = here.own().awaited;
     const auto has_begun = [last](const WarpOfGroup& warp) { return warp.begun >= last; };

@@ -82,7 +82,7 @@ class Made(NamedTuple):
     moments: Moments  # of its training images
 
 
-class Plan(NamedTuple):
+class Preparation(NamedTuple):
     """Everything known before an image is read."""
 
     out: Path  # folder of the pack
@@ -131,7 +131,7 @@ def prepare(
         return _finished(plan) or _made(plan, workers, progress)
 
 
-def _made(plan: Plan, workers: int, progress: Progress | None) -> Table:
+def _made(plan: Preparation, workers: int, progress: Progress | None) -> Table:
     """Make every shard, then the other files."""
     out, options, found, jobs, digest = plan
     (out / pack.TABLE).unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def _check_places(source: Path, out: Path) -> None:
         raise DataError(f"{shown(out)}: holds {first}, which is no part of a pack; {wanted}.")
 
 
-def _plan(source: Path, out: Path, options: Options) -> Plan:
+def _plan(source: Path, out: Path, options: Options) -> Preparation:
     given = options.val_labels, options.val_numbers, options.class_names
     found = listing.of_folders(source, *given)
     found.check_counts("images")
@@ -209,7 +209,7 @@ def _plan(source: Path, out: Path, options: Options) -> Plan:
             target = pack.shard_path(out, part, number)
             chosen, labels = tuple(names[place] for place in places), found.labels[places]
             jobs.append(Job(source, target, part, chosen, places, labels, options.storage))
-    return Plan(out, options, found, tuple(jobs), digest.hexdigest())
+    return Preparation(out, options, found, tuple(jobs), digest.hexdigest())
 
 
 # ------------------------------------------------------------------ the folder
@@ -232,7 +232,7 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _finished(plan: Plan) -> Table | None:
+def _finished(plan: Preparation) -> Table | None:
     """The table of an existing complete pack; None if there is work to do."""
     if not pack.is_pack(plan.out):
         return None

@@ -22,7 +22,7 @@ from pyalexnet.files import printable, refused
 from pyalexnet.foreign import caffe_layers, weights
 from pyalexnet.foreign.caffe_layers import decimal
 from pyalexnet.foreign.caffe_messages import message_classes, parsed
-from pyalexnet.foreign.weights import Floats, Found, Tensor
+from pyalexnet.foreign.weights import Floats, ForeignNet, Tensor
 from pyalexnet.nets.imported import tables
 from pyalexnet.nets.layers import Conv, Layer, Linear, Scale
 from pyalexnet.nets.spec import NetSpec
@@ -56,7 +56,7 @@ class _Pixels:
     bare: bool = False
 
 
-def read(path: Path, mean: Path | None) -> Found:
+def read(path: Path, mean: Path | None) -> ForeignNet:
     """The network in a .caffemodel, by its layers, whether bvlc_alexnet or another.
 
     mean: a .binaryproto of the mean image; None: as in the file, or one number per channel. A
@@ -70,7 +70,7 @@ def read(path: Path, mean: Path | None) -> Found:
         return _found(parsed(raw, messages["NetParameter"]), image)
 
 
-def _found(net: Any, image: Floats | None) -> Found:
+def _found(net: Any, image: Floats | None) -> ForeignNet:
     if any(layer.HasField("layer") for layer in net.layers):
         raise CheckpointError(
             "has the format used before 2014; a newer one was expected, as Caffe's "
@@ -88,7 +88,7 @@ def _found(net: Any, image: Floats | None) -> Found:
     spec, net_args = _network(layers, _input_shape(weighted[0], pixels), pixels.scale)
     notes = _differences(spec)
     spec, mean, more = _stored(spec, pixels, image)
-    return Found(spec, net_args, _params(spec, weighted), mean, (*notes, *more))
+    return ForeignNet(spec, net_args, _params(spec, weighted), mean, (*notes, *more))
 
 
 # ---------------------------------------------------------------------- the network

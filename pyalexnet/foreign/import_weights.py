@@ -21,7 +21,7 @@ from pyalexnet.data.classes import Classes
 from pyalexnet.errors import ArgumentError, CheckpointError, RunError
 from pyalexnet.files import ODD_JSON, refused, refusing, shown
 from pyalexnet.foreign import caffe, formats, torchvision, weights
-from pyalexnet.foreign.weights import Found
+from pyalexnet.foreign.weights import ForeignNet
 from pyalexnet.runs import checkpoint
 from pyalexnet.runs.checkpoint import Checkpoint, Meta
 from pyalexnet.runs.config import Config
@@ -39,7 +39,7 @@ def import_run(
     class_names: Path | None = None,
     mean: Path | None = None,
     state_dict: str | None = None,
-) -> Found:
+) -> ForeignNet:
     """Make the run folder `run` of the network in `file`; returns what was found.
 
     file: torchvision's state dict or a checkpoint with one (.safetensors or PyTorch's own format,
@@ -74,7 +74,7 @@ def import_run(
     return found
 
 
-def write_run(run: Path, found: Found, classes: Classes) -> None:
+def write_run(run: Path, found: ForeignNet, classes: Classes) -> None:
     """Write `run` as a run that has not trained a step yet; completely or not at all."""
     temporary = run.with_name(f".tmp-{os.getpid()}-{run.name}")
     spec, net_args = found.spec, found.net_args
@@ -109,7 +109,7 @@ def _form(file: Path, form: str) -> str:
     return form
 
 
-def _classes(path: Path | None, found: Found) -> Classes:
+def _classes(path: Path | None, found: ForeignNet) -> Classes:
     """The classes according to the file at `path`, or else the network's own file."""
     known = found.classes or Classes.numbered(found.spec.classes)
     if path is None:

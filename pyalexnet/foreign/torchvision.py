@@ -22,7 +22,7 @@ from pyalexnet.errors import ArgumentError, CheckpointError
 from pyalexnet.files import ODD_JSON, printable, refused
 from pyalexnet.foreign import formats, pth, state_dicts, weights
 from pyalexnet.foreign.state_dicts import table_of
-from pyalexnet.foreign.weights import Found, Tensor
+from pyalexnet.foreign.weights import ForeignNet, Tensor
 from pyalexnet.nets.layers import Dropout, Layer, Scale
 from pyalexnet.nets.spec import NetSpec
 from pyalexnet.ops.elements import BFLOAT16
@@ -64,7 +64,7 @@ _CLASSES = ("class_names", "classes", "CLASSES")
 _SIZES = {"val_resize_size": 256, "val_crop_size": 224}
 
 
-def read(path: Path, state_dict: str | None = None) -> Found:
+def read(path: Path, state_dict: str | None = None) -> ForeignNet:
     """The network in a state dict, .safetensors or .pth, or in a training script's checkpoint.
 
     state_dict: which of its state dicts, if it has several, such as averaged weights. An
@@ -79,7 +79,7 @@ def read(path: Path, state_dict: str | None = None) -> Found:
         return _found(contents, state_dict)
 
 
-def _found(contents: Any, state_dict: str | None) -> Found:
+def _found(contents: Any, state_dict: str | None) -> ForeignNet:
     about = table_of(contents)
     args = table_of(about.get("args"))
     notes = tuple(_notes(about))
@@ -97,7 +97,7 @@ def _found(contents: Any, state_dict: str | None) -> Found:
     assert augment is not None
     mean = np.broadcast_to((255 * colours).astype(np.float32), (augment.stored, augment.stored, 3))
     classes, left = _classes(about, args, spec.classes)
-    return Found(spec, dict(NET_ARGS), params, mean.copy(), (*more, *left, *notes), classes)
+    return ForeignNet(spec, dict(NET_ARGS), params, mean.copy(), (*more, *left, *notes), classes)
 
 
 def write(trained: Trained, path: Path) -> str:

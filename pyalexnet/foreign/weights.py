@@ -31,7 +31,7 @@ LARGEST = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ForeignNet:
     """The contents of another program's file, in our terms.
 
     net_args: arguments of `nets.alexnet`, besides the number of classes, that make `spec`. params:

@@ -1,4 +1,4 @@
-"""The forms of a run: what is timed on a CPU, on a GPU, and in a dry run of the GPU's form."""
+"""The suites: what is timed on a CPU, on a GPU, and in a dry run of the GPU's suite."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _GIVEN = (
 
 
 @dataclass(frozen=True)
-class Form:
+class Suite:
     """What a run times, and for how long.
 
     operations: networks and batch sizes whose operations are timed. fused: our precisions in which
     fused operations are timed too. loops: those whose products are timed with both main loops.
     precisions: ours, each with the peers' that it is compared with. steps: whole steps to time;
     by_kernels: those to break down by kernel. variants: how our side runs a step, the last compared
-    with the peers. others: more forms of our side to compare with them. memory: steps whose memory
+    with the peers. others: more variants of ours to compare with them. memory: steps whose memory
     is measured. modes: of the peers. compiled: steps and precisions that torch.compile is timed on
     too. in_fp32x3: steps that are also timed in fp32x3, fused, against the peers' strict float32.
     sizes: of the products among the ceilings; copied: bytes of the copy, 0 for no ceilings.
@@ -100,7 +100,7 @@ class Form:
             ]
 
     def modes_of(self, case: StepCase, ours: Precision) -> dict[str, tuple[str, ...]]:
-        """How PyTorch runs a step beside ours, by precision: see `torch_steps.Form.mode`."""
+        """How PyTorch runs a step beside ours, by precision: see `torch_steps.TorchForm.mode`."""
         return {
             precision: self.modes + (COMPILED if (case, precision) in self.compiled else ())
             for precision in self.precisions.get(ours, _STRICT)
@@ -112,10 +112,10 @@ class Form:
         return tuple(itertools.chain.from_iterable(self.precisions.values()))
 
 
-def cpu(seconds: float) -> Form:
-    """Small batches, for any machine; `seconds` for each case and all its forms together."""
+def cpu(seconds: float) -> Suite:
+    """Small batches, for any machine; `seconds` for each case and all its candidates together."""
     fused = VARIANTS[1]
-    return Form(
+    return Suite(
         "CPU",
         Sampling(seconds, 4, 20, warmups=1, rest=_REST),
         Sampling(4 * seconds, 4, 20, warmups=1, rest=_REST),
@@ -132,7 +132,7 @@ def cpu(seconds: float) -> Form:
     )
 
 
-def cpu_full(seconds: float) -> Form:
+def cpu_full(seconds: float) -> Suite:
     """The batches that a CPU trains on, beside the peers' compilers too; an hour or two."""
     small = (_named(name, 128) for name in nets.names() if name not in ("alexnet", "alexnet-tiny"))
     tiny, source = _named("alexnet-tiny", 64), nets.alexnet(preset="source")
@@ -157,8 +157,8 @@ def _named(name: str, batch: int) -> StepCase:
     return StepCase(nets.get(name)(), name, batch)
 
 
-def gpu() -> dict[str, Form]:
-    """The parts of the GPU's form by name, the most informative first.
+def gpu() -> dict[str, Suite]:
+    """The parts of the GPU's suite by name, the most informative first.
 
     First the paper's network at one batch size: a step kernel by kernel, then beside the peers,
     PyTorch's bfloat16 before all. Then single operations, other batch sizes and torchvision's.
@@ -167,8 +167,8 @@ def gpu() -> dict[str, Form]:
     steps = tuple(net(batch) for batch in batches for net in (paper, torchvision))
     # Short, for one step and for single operations; longer, for all steps.
     short, long = Sampling(0.2, 20, 100, warmups=3), Sampling(2.0, 20, 100, warmups=3)
-    first = Form("GPU", short, Sampling(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
-    all_steps = Form("GPU", short, long, steps=steps, notes=(_GIVEN,))
+    first = Suite("GPU", short, Sampling(0.5, 20, 60, warmups=3), notes=(_GIVEN,))
+    all_steps = Suite("GPU", short, long, steps=steps, notes=(_GIVEN,))
     bf16, fp32 = ({one: _PEERS[one]} for one in ("bf16", "fp32"))
     torch, jax = ("torch",), ("jax",)
     part, both = replace, ("eager", "graph")
@@ -195,8 +195,8 @@ def gpu() -> dict[str, Form]:
     }  # fmt: skip
 
 
-def dry() -> Form:
-    """Everything that the GPU's form runs, on the CPU and as small as possible."""
+def dry() -> Suite:
+    """Everything that the GPU's suite runs, on the CPU and as small as possible."""
     small = nets.alexnet(10, "caffe", width=1 / 32, input_shape=(67, 67, 3))
     other = nets.alexnet(10, "owt", width=1 / 32, input_shape=(64, 64, 3))
     steps = (
@@ -204,8 +204,8 @@ def dry() -> Form:
         StepCase(other, f"{_label('owt')}, tiny", 3),
     )
     sampling = Sampling(0.0, 2, 2, warmups=0)
-    return Form(
-        "dry run of the GPU's form, on the CPU: its times mean nothing",
+    return Suite(
+        "dry run of the GPU's suite, on the CPU: its times mean nothing",
         sampling,
         sampling,
         operations=steps[:1],
@@ -239,7 +239,7 @@ def _label(preset: str) -> str:
 
 
 def run(
-    form: Form,
+    suite: Suite,
     device: Device,
     peers: Peers,
     results: Results,
@@ -252,50 +252,50 @@ def run(
     only: part of the names of the operations and steps to time. pack: a data set whose images are
     fed from the host.
     """
-    peers, threads = peers.only(form.libraries), device.threads
+    peers, threads = peers.only(suite.libraries), device.threads
     results.missing |= peers.missing
-    results.notes += [note for note in form.notes if note not in results.notes]
-    _ceilings(form, device, peers, results, done)
+    results.notes += [note for note in suite.notes if note not in results.notes]
+    _ceilings(suite, device, peers, results, done)
     reached = [one for one in results.ceilings if one.threads == threads]
     ceiling, gate = ceilings.as_card(device.name, reached), Gate()
-    for case in form.by_kernels:
+    for case in suite.by_kernels:
         if only is None or only in f"step {case.label}":
             variants = [
-                one for some in form.ours(case, loops.is_hopper(device.backend)) for one in some
+                one for some in suite.ours(case, loops.is_hopper(device.backend)) for one in some
             ]
             for by_kernel in kernels.rows(device, case, variants, gate, peers.torch):
                 results.kernels.append(by_kernel)
                 done(label(by_kernel))
-    for case in form.steps:
+    for case in suite.steps:
         if only is None or only in f"step {case.label}":
-            _steps(form, device, peers, results, case, gate, ceiling, pack, done)
-    wanted = [case for case in _cases(form, form.operations) if only is None or only in case.name]
-    timed = operations.rows(device, wanted, peers, form.precisions, form.sampling, ceiling)
+            _steps(suite, device, peers, results, case, gate, ceiling, pack, done)
+    wanted = [case for case in _cases(suite, suite.operations) if only is None or only in case.name]
+    timed = operations.rows(device, wanted, peers, suite.precisions, suite.sampling, ceiling)
     for row in timed:
         results.operations.append(replace(row, threads=threads))
         done(label(row))
-    wanted = [case for case in _cases(form, form.loops) if only is None or only in case.name]
-    for product in loops.rows(device, wanted, form.sampling):
+    wanted = [case for case in _cases(suite, suite.loops) if only is None or only in case.name]
+    for product in loops.rows(device, wanted, suite.sampling):
         results.loops.append(product)
         done(label(product))
-    for case in form.memory:
+    for case in suite.memory:
         if only is None or only in f"memory of {case.label}":
-            fused = [ours for (*others, whole) in form.ours(case) for ours in (whole, *others)]
+            fused = [ours for (*others, whole) in suite.ours(case) for ours in (whole, *others)]
             for taken in memory.rows(case, fused, peers):
                 results.memory.append(taken)
                 done(f"memory: {taken.side}")
-    if form.loader and (only is None or only in "loader"):
-        results.loader += loader.rows(device.backend, form.step_sampling, pack)
+    if suite.loader and (only is None or only in "loader"):
+        results.loader += loader.rows(device.backend, suite.step_sampling, pack)
         done("loader")
 
 
 def _ceilings(
-    form: Form, device: Device, peers: Peers, results: Results, done: Callable[[str], None]
+    suite: Suite, device: Device, peers: Peers, results: Results, done: Callable[[str], None]
 ) -> None:
-    """Measure the form's ceilings; they replace earlier ones."""
-    if not form.copied:
+    """Measure the suite's ceilings; they replace earlier ones."""
+    if not suite.copied:
         return
-    for one in ceilings.measured(device, peers, form.sizes, form.copied, form.peer_precisions):
+    for one in ceilings.measured(device, peers, suite.sizes, suite.copied, suite.peer_precisions):
         new = replace(one, threads=device.threads)
         others = [
             old for old in results.ceilings if (old.name, old.threads) != (new.name, new.threads)
@@ -331,18 +331,18 @@ def inspect(sources: Path, results: Results) -> None:
         results.notes.append(f"Sectors a request and bank conflicts are not listed: {error}.")
 
 
-def _cases(form: Form, nets: tuple[StepCase, ...]) -> Iterator[Case]:
+def _cases(suite: Suite, nets: tuple[StepCase, ...]) -> Iterator[Case]:
     for net in nets:
-        for precision in form.precisions:
+        for precision in suite.precisions:
             made = [*cases.of(net.spec, net.batch, precision)]
-            if precision in form.fused:
+            if precision in suite.fused:
                 made += cases.fused(net.spec, net.batch, precision)
             for case in made:
                 yield dataclasses.replace(case, net=net.label)
 
 
 def _steps(
-    form: Form,
+    suite: Suite,
     device: Device,
     peers: Peers,
     results: Results,
@@ -352,10 +352,10 @@ def _steps(
     pack: Path | None,
     done: Callable[[str], None],
 ) -> None:
-    for variants in form.ours(case, loops.is_hopper(device.backend)):
-        modes, before = form.modes_of(case, variants[-1].precision), len(results.steps)
+    for variants in suite.ours(case, loops.is_hopper(device.backend)):
+        modes, before = suite.modes_of(case, variants[-1].precision), len(results.steps)
         for row in whole.rows(
-            device, case, variants, gate, peers, modes, form.step_sampling, ceiling
+            device, case, variants, gate, peers, modes, suite.step_sampling, ceiling
         ):
             kind = (row.precision, row.form)
             others = [one for one in results.steps[before:] if (one.precision, one.form) != kind]
@@ -363,5 +363,7 @@ def _steps(
             done(label(row))
         if pack is not None:
             dataset = data.load(pack, image_size=case.spec.input_shape[:2])
-            results.steps.append(whole.fed(device, case, variants[-1], dataset, form.step_sampling))
+            results.steps.append(
+                whole.fed(device, case, variants[-1], dataset, suite.step_sampling)
+            )
             done(label(results.steps[-1]))
