@@ -78,7 +78,8 @@ def carried_out(claim: Claim, room: Path, data: str = "") -> Record:
     made = Study(claim, images, room / "runs", claim.seeds, "cpu")
     study.carry_out(made, one_by_one, lambda: None)
     found = made.record("toys", "a test")
-    assert found is not None and found.complete
+    fewer = dataclasses.replace(made, seeds=claim.seeds - 1).record("toys", "a test")
+    assert found is not None and found.complete and not (fewer and fewer.complete)
     return found
 
 

@@ -129,8 +129,9 @@ def _plain(value: float) -> float | None:
 class Record:
     """A claim's results so far.
 
-    note: what the data are, if not the originals. rates: the learning rates that the search found,
-    by variant. searched: its runs, by variant and rate. command, environment: of the last call.
+    complete: whether the runs of as many seeds as the claim asks for are done. note: what the data
+    are, if not the originals. rates: the learning rates that the search found, by variant.
+    searched: its runs, by variant and rate. command, environment: of the last call.
     """
 
     claim: str

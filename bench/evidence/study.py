@@ -106,7 +106,7 @@ class Study:
             )
         return Record(
             claim=self.claim.name,
-            complete=not self.missing(),
+            complete=self.seeds >= self.claim.seeds and not self.missing(),
             note=note,
             effects=record.findings(self.claim, runs, note),
             rates=self.rates(),
