@@ -26,6 +26,12 @@ struct bf16 {
 #define PYALEXNET_FOR_ELEMENTS(launcher)                                                           \
     template decltype(launcher<float>) launcher<float>;                                            \
     template decltype(launcher<bf16>) launcher<bf16>
+// The same of a launcher that also reads or writes codes of one or two bytes.
+#define PYALEXNET_FOR_ELEMENTS_AND_CODES(launcher)                                                 \
+    template decltype(launcher<float, std::uint8_t>) launcher<float, std::uint8_t>;                \
+    template decltype(launcher<bf16, std::uint8_t>) launcher<bf16, std::uint8_t>;                  \
+    template decltype(launcher<float, std::uint16_t>) launcher<float, std::uint16_t>;              \
+    template decltype(launcher<bf16, std::uint16_t>) launcher<bf16, std::uint16_t>
 
 enum class Activation { none, relu, tanh };
 

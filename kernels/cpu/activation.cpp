@@ -1,6 +1,6 @@
-// ReLU and tanh with their gradients, and the product with a number, as activation.cu has them:
-// bound by bytes, except tanh, which is computed lane by lane.
-#include "cpu/epilogue.hpp"
+// ReLU and tanh with their gradients, and the product with a number, as activation.cu has them.
+// Bound by bytes, tanh by its instructions.
+#include "cpu/functions.hpp"
 #include "cpu/lanes.hpp"
 
 namespace pyalexnet {
@@ -24,9 +24,7 @@ template <class T> void scale(const T* x, T* y, std::int64_t count, float factor
 }
 
 template <class T> void tanh_fprop(const T* x, T* y, std::int64_t count, Stream) {
-    elementwise(count, [=](std::int64_t i, auto n) {
-        store(y + i, activate(load(x + i, n), Activation::tanh), n);
-    });
+    elementwise(count, [=](std::int64_t i, auto n) { store(y + i, tanh(load(x + i, n)), n); });
 }
 
 // The product, unlike 1 - y^2, keeps its digits where y is near 1.

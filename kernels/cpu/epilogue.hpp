@@ -3,7 +3,7 @@
 // time.
 #pragma once
 
-#include "cpu/vector.hpp"
+#include "cpu/functions.hpp"
 #include "draw.cuh"
 #include "sgd.cuh"
 
@@ -12,9 +12,7 @@ namespace pyalexnet::cpu {
 // A NaN passes through.
 PYALEXNET_INLINE V activate(V x, Activation activation) {
     if (activation == Activation::relu) return select(x < 0.0f, V{}, x);
-    if (activation == Activation::tanh)
-        for (int i = 0; i < kLanes; ++i) x[i] = std::tanh(x[i]);
-    return x;
+    return activation == Activation::tanh ? tanh(x) : x;
 }
 
 // y = act(sums + bias), with dropout.

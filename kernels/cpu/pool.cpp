@@ -157,14 +157,8 @@ template <class T> void avgpool_dgrad(const T* dy, T* dx, PoolShape shape, Strea
     by_rows_of_pixels(shape, [&](const PixelRow& row) { spread_means(dy, dx, row, shape); });
 }
 
-template decltype(maxpool_fprop<float, std::uint8_t>) maxpool_fprop<float, std::uint8_t>;
-template decltype(maxpool_fprop<bf16, std::uint8_t>) maxpool_fprop<bf16, std::uint8_t>;
-template decltype(maxpool_fprop<float, std::uint16_t>) maxpool_fprop<float, std::uint16_t>;
-template decltype(maxpool_fprop<bf16, std::uint16_t>) maxpool_fprop<bf16, std::uint16_t>;
-template decltype(maxpool_dgrad<float, std::uint8_t>) maxpool_dgrad<float, std::uint8_t>;
-template decltype(maxpool_dgrad<bf16, std::uint8_t>) maxpool_dgrad<bf16, std::uint8_t>;
-template decltype(maxpool_dgrad<float, std::uint16_t>) maxpool_dgrad<float, std::uint16_t>;
-template decltype(maxpool_dgrad<bf16, std::uint16_t>) maxpool_dgrad<bf16, std::uint16_t>;
+PYALEXNET_FOR_ELEMENTS_AND_CODES(maxpool_fprop);
+PYALEXNET_FOR_ELEMENTS_AND_CODES(maxpool_dgrad);
 PYALEXNET_FOR_ELEMENTS(avgpool_fprop);
 PYALEXNET_FOR_ELEMENTS(avgpool_dgrad);
 

@@ -3,33 +3,12 @@
 #include <limits>
 
 #include "bf16.cuh"
+#include "cpu/functions.hpp"
 #include "cpu/lanes.hpp"
 
 namespace pyalexnet {
 using namespace cpu;
 namespace {
-
-constexpr float kNothing = -110.0f; // its exponential is less than half the least number
-
-// e^x of x up to 0, to two units of the last place: 2^n e^r, where r is at most half of ln 2 and
-// its polynomial the one of Cephes' expf. A result below the least normal number is denormal.
-PYALEXNET_INLINE V exponential(V x) {
-    x = select(x < splat(kNothing), splat(kNothing), x); // a NaN stays NaN
-    constexpr float to_integer = 12582912.0f;            // 1.5 2^23: rounds what is added to it
-    const V shifted = x * 1.44269504f + to_integer;
-    const V n = shifted - to_integer;
-    const V r = x - n * 0.693359375f - n * -2.12194440e-4f; // n ln 2 in two parts, the first exact
-    V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    // 2^n in two factors, so that what becomes denormal is rounded once.
-    const Ints whole = as<Ints>(shifted) - as<Ints>(splat(to_integer));
-    const Ints half = whole >> 1;
-    return p * as<V>((half + 127) << 23) * as<V>((whole - half + 127) << 23);
-}
 
 template <class Number, class Vector> PYALEXNET_INLINE Number sum_of_lanes(Vector x) {
     Number sum = 0;
@@ -102,9 +81,7 @@ template <class T> Result softmax_row(const float* logits, std::int64_t label, T
 
 float mean(const float* results, std::int64_t rows) {
     V sums{};
-    std::int64_t row = 0;
-    for (; row + kLanes <= rows; row += kLanes) sums += load(results + row);
-    sums += load_some(results + row, static_cast<int>(rows - row));
+    by_vectors(rows, [&](std::int64_t row, auto n) { sums += load(results + row, n); });
     return sum_of_lanes<float>(sums) / static_cast<float>(rows);
 }
 
