@@ -91,7 +91,9 @@ class Claim:
     variants: dict[str, dict[str, Any]]
     search: Search | None = None
     effects: tuple[Effect, ...]
-    picture: Literal["train_error", "test_error", "train_loss", "signal", "chroma"] = "test_error"
+    picture: Literal["train_error", "test_error", "train_loss", "test_loss", "signal", "chroma"] = (
+        "test_error"
+    )
 
     def __post_init__(self) -> None:
         for variant in (name for each in self.effects for name in (each.of, each.over) if name):

@@ -61,8 +61,6 @@ class Result:
 MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     # Between the errors of the last epoch.
     "gap": ("points", lambda run: run.end("test_error") - run.end("train_error")),
-    # By which the test loss ends above its lowest: what overfitting costs.
-    "rise": ("nats", lambda run: run.end("test_loss") - min(y for _, y in run.curve("test_loss"))),
     # By which the last epoch's training loss is below that of guessing.
     "learnt": ("nats", lambda run: math.log(run.classes) - run.end("train_loss")),
     # The share of the logits that depends on the image before training.
@@ -70,16 +68,16 @@ MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     # Between the chroma of the first layer's halves, and of what training added to them.
     "apart": ("points", lambda run: 100 * abs(run.chroma[0] - run.chroma[1])),
     "apart_learnt": ("points", lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])),
-    # By which ten crops lower the test error.
-    "ten_crop_gain": (
-        "points",
-        lambda run: (
-            run.end("test_error") - 100 * (math.nan if run.ten_crop is None else run.ten_crop)
-        ),
-    ),
+    # The test error of the mean of ten crops, and by how much that is lower than that of one.
+    "ten_crop_error": ("%", lambda run: _ten_crop_error(run)),
+    "ten_crop_gain": ("points", lambda run: run.end("test_error") - _ten_crop_error(run)),
     # Of training, tests not counted: the median epoch's, times their number.
     "seconds": ("s", lambda run: run.seconds),
 }
+
+
+def _ten_crop_error(run: Result) -> float:
+    return math.nan if run.ten_crop is None else 100 * run.ten_crop
 
 
 def unit(measure: str) -> str:

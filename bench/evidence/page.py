@@ -40,7 +40,6 @@ def document(folder: Path = records.FOLDER) -> str:
     sections = ("\n".join(_section(claim, record)) for claim, record in done)
     return TEMPLATE.read_text(encoding="utf-8").format(
         glance="\n".join(_glance(done, len(every))),
-        chance=_chance(done),
         sections="\n\n".join(sections),
         left="\n".join(_left_out(every)),
     )
@@ -62,6 +61,8 @@ def ours(effect: Effect, finding: Finding) -> str:
     """`4.1 times (3.2 to 5.0), 5 seeds`."""
     count = len(finding.values)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
+    if effect.measure == "seconds":
+        return f"see the seeds, {seeds}"
     if finding.mean is None:
         lacking = sum(value is None for value in finding.values.values())
         return f"not reached by {lacking} of {seeds}" if count else "no runs yet"
@@ -86,34 +87,29 @@ def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     said = Counter(
         finding.verdict.split(":")[0] for _, record in done for finding in record.effects
     )
-    counts = (f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
-    yield f"**So far, from {len(done)} of {claims} claims: {', '.join(counts) or 'nothing'}.**"
+    counts = ", ".join(f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
+    total = sum(said[verdict] for verdict in VERDICTS)
+    yield f"**{len(done)} of {claims} claims have runs, and give {total} verdicts: {counts}.**"
     if left := claims - len(done):
-        yield f"[For {left} there are no runs yet.](#what-was-not-run)"
+        yield f"[For {left} there are none yet.](#what-was-not-run)"
     rows = list[tuple[str, ...]]()
     for claim, record in done:
         first = f"[{claim.number} {claim.title}](#{_anchor(claim)})"
         for effect, finding in zip(claim.effects, record.effects, strict=True):
             if finding.verdict:
-                rows.append((first, *_row(effect, finding), finding.verdict))
+                part = "" if record.complete else f" of {claim.seeds} planned"
+                rows.append((first, *_row(effect, finding, part), finding.verdict))
                 first = ""
     yield from _table("claim | measured | 2012 | here: mean (95 % interval) | verdict", rows)
 
 
-def _row(effect: Effect, finding: Finding) -> tuple[str, str, str]:
-    return effect.says, printed(effect), ours(effect, finding)
+def _row(effect: Effect, finding: Finding, part: str = "") -> tuple[str, str, str]:
+    return effect.says, printed(effect), ours(effect, finding) + part
 
 
 def _table(head: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield from ("", f"| {head} |", "|---" * (head.count("|") + 1) + "|")
     yield from (f"| {' | '.join(row)} |" for row in rows)
-
-
-def _chance(done: Sequence[tuple[Claim, Record]]) -> str:
-    """How many verdicts chance alone would confirm: one in 40, as an interval has two sides."""
-    count = sum(bool(finding.verdict) for _, record in done for finding in record.effects)
-    told = f"{_number(count / 40)} of the {count} verdicts"
-    return f"Were there no effects at all, chance would still confirm about {told} above."
 
 
 def _anchor(claim: Claim) -> str:

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Distinct in every kind of colour blindness (Okabe and Ito's).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#3a9bd9", "#1f2328", "#777777")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5609a", "#8a6d00", "#1f2328", "#3a9bd9", "#777777")
 _INK, _SOFT, _PRINTED = "#1f2328", "#59636e", "#c2410c"
 _DPI = 130
 _LINE = 74  # letters above an effect
-_BOLD: Mapping[str, Any] = {"fontsize": 9, "weight": "bold", "color": _INK}
+_BOLD: Mapping[str, Any] = {
+    "fontsize": 9,
+    "weight": "bold",
+    "color": _INK,
+    "ha": "right",
+    "va": "top",
+}
 
 
 def draw(claim: Claim, record: Record, path: Path) -> None:
@@ -32,7 +38,8 @@ def draw(claim: Claim, record: Record, path: Path) -> None:
 
     rows = len(record.effects)
     figure = Figure(figsize=(11, max(3.6, 1.2 + rows)), dpi=_DPI, layout="constrained")
-    figure.suptitle(claim.title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
+    title = f"Claim {claim.number}: {claim.title}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK, weight="bold")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
     left = figure.add_subplot(grid[:, 0])
     if claim.picture == "chroma":
@@ -64,13 +71,26 @@ def _lines(axes: Axes, claim: Claim, record: Record) -> None:
         axes.set_ylabel("% of a layer's output that depends on the image, at the start")
         axes.tick_params(axis="x", rotation=60)
     else:
-        if target := claim.train.get("stop_below"):
+        target = claim.train.get("stop_below")
+        if target:
             axes.axhline(target, color=_SOFT, linewidth=0.8, linestyle=":")
         unit = "nats" if claim.picture.endswith("loss") else "%"
         axes.set_ylabel(f"{claim.picture.replace('train', 'training').replace('_', ' ')}, {unit}")
         axes.set_xlabel("epochs")
         axes.set_xlim(left=0)
+        if not target:
+            _show_ends(axes, claim.picture, record)
     axes.legend(frameon=False, fontsize=8)
+
+
+def _show_ends(axes: Axes, curve: str, record: Record) -> None:
+    """Cut off the first quarter's heights, beside which all ends look alike."""
+    points = [point for run in record.every for point in run.curve(curve)]
+    last = max(epoch for epoch, _ in points)
+    seen = [value for epoch, value in points if epoch > last / 4]
+    margin = (max(seen) - min(seen)) / 20
+    if margin > 0:
+        axes.set_ylim(min(seen) - margin, max(seen) + margin)
 
 
 def _chroma(axes: Axes, record: Record) -> None:
@@ -83,10 +103,12 @@ def _chroma(axes: Axes, record: Record) -> None:
             for half, marker in enumerate("os"):
                 axes.plot(x, ys[half], marker, color=_COLOURS[half])
     for marker, colour, name in zip("os", _COLOURS, ("first", "second"), strict=False):
-        axes.plot([], [], marker, color=colour, label=name)
+        axes.plot([], [], marker, color=colour, label=f"{name} half of the filters")
     axes.set_xticks(range(len(record.runs)), [*record.runs])
     axes.set_ylabel("chroma in conv1's filters, % of their energy")
-    axes.legend(title="half of the filters, a tower's", frameon=False, fontsize=8)
+    axes.legend(
+        title="half of conv1's filters (a tower, where there are two)", frameon=False, fontsize=8
+    )
 
 
 def _effect(axes: Axes, effect: Effect, finding: Finding) -> None:
@@ -103,7 +125,8 @@ def _effect(axes: Axes, effect: Effect, finding: Finding) -> None:
     unit = f", {effect.unit}" if effect.unit else ""
     title = textwrap.fill(f"{effect.says}{unit}{printed}", _LINE)
     axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
-    axes.text(1, 0.98, finding.verdict, transform=axes.transAxes, ha="right", va="top", **_BOLD)
+    said = axes.text(1, 0.98, finding.verdict, transform=axes.transAxes, **_BOLD)
+    said.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
     axes.set_yticks([])
     axes.set_ylim(-1, 1)
     _plain(axes)

@@ -52,7 +52,8 @@ def findings(claim: Claim, runs: Runs, note: str) -> tuple[Finding, ...]:
 
     def one(effect: Effect) -> Finding:
         by_seed = values(effect, runs)
-        mean, low, high = interval([*by_seed.values()], logarithms=effect.ratio)
+        compared = [*by_seed.values()] if effect.measure != "seconds" else []
+        mean, low, high = interval(compared, logarithms=effect.ratio)
         said = verdict(effect, low, high, originals=not note)
         each = {seed: _plain(value) for seed, value in by_seed.items()}
         return Finding(effect.says, each, _plain(mean), _plain(low), _plain(high), said)
@@ -100,7 +101,7 @@ def interval(values: Sequence[float], *, logarithms: bool = False) -> tuple[floa
 def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) -> str:
     """The interval's verdict; "" if there is nothing to compare it with.
 
-    confirmed: all of it is an effect, and it reaches what was printed. not at this scale: all of it
+    confirmed: all of it is an effect, and not less than printed. not at this scale: all of it
     is less than printed, or no effect. refuted: all of it is more than the printed error of the
     same network on the `originals`. open: neither, or there is no interval.
     """
@@ -116,7 +117,8 @@ def verdict(effect: Effect, low: float, high: float, *, originals: bool = True) 
         return f"not at this scale: {'the opposite' if effect.over else 'nothing'}"
     smaller = printed is not None and high < printed
     if none is None or low > none:
-        return "not at this scale: smaller" if smaller else "confirmed"
+        larger = ": larger" * (printed is not None and low > printed)
+        return "not at this scale: smaller" if smaller else f"confirmed{larger}"
     return "not at this scale: not as large" if smaller else "open"
 
 

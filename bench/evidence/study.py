@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -132,7 +132,7 @@ class Study:
     def _result(self, run: Run) -> Result | None:
         done = self.done.get(run.key) or training.result(self.out / run.key)
         if found := done or self.kept.get(run.numbers):
-            self.done[run.key] = found
+            self.done[run.key] = found = replace(found, numbers=run.numbers)
         return found
 
 

@@ -201,7 +201,6 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         seconds=len(each) * statistics.median(each) if each else 0.0,
         commit=commit(),
         machine=f"{cores()} cores of {cpu()}",
-        numbers=run.numbers,
     )
 
 
