@@ -327,6 +327,12 @@ def test_chroma_of_grey_and_coloured_halves() -> None:
     together = finished((1, 1, 1, 1), chroma=mixed)
     assert measures.of(apart, "apart") == pytest.approx(100, abs=1e-4)
     assert measures.of(together, "apart") < 30
+    energies = measures.energies(halves)
+    told = finished((1, 1, 1, 1), filters=energies)
+    mixed_up = finished((1, 1, 1, 1), filters=(*energies[::2], *energies[1::2]))
+    assert measures.of(told, "split") > 99
+    assert measures.of(mixed_up, "split") < 60
+    assert math.isnan(measures.of(apart, "split"))
     one = np.array([[1, 0, 0], [1, 1, 1]], np.float32).reshape(2, 1, 1, 3)
     assert measures.chroma_shares(one) == pytest.approx((2 / 3, 0))
 

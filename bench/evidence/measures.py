@@ -27,8 +27,9 @@ class Result:
     """The result of a finished run.
 
     chroma, chroma_learnt: of the first layer's filters, and of what training added to them, the
-    share of energy off the grey axis, for either half of the filters. signal: the share of each
-    layer's output that depends on the image, before training. failed: why training ended early.
+    share of energy off the grey axis, for either half of the filters. filters: energy of each, and
+    that off the grey axis. signal: the share of each layer's output that depends on the image,
+    before training. failed: why training ended early.
     """
 
     data: str
@@ -45,6 +46,7 @@ class Result:
     seconds: float
     commit: str
     machine: str = ""
+    filters: tuple[tuple[float, float], ...] = ()  # () in records before they were kept
     numbers: str = ""  # see Run; "" in records before it was kept
 
     def curve(self, name: str) -> list[tuple[float, float]]:
@@ -65,9 +67,10 @@ MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     "learnt": ("nats", lambda run: math.log(run.classes) - run.end("train_loss")),
     # The share of the logits that depends on the image before training.
     "signal": ("%", lambda run: 100 * list(run.signal.values())[-1]),
-    # Between the chroma of the first layer's halves, and of what training added to them.
+    # Between the chroma of the first layer's halves.
     "apart": ("points", lambda run: 100 * abs(run.chroma[0] - run.chroma[1])),
-    "apart_learnt": ("points", lambda run: 100 * abs(run.chroma_learnt[0] - run.chroma_learnt[1])),
+    # How many random halves of the first layer's filters are less far apart than its halves.
+    "split": ("%", lambda run: _split(run)),
     # The test error of the mean of ten crops, and by how much that is lower than that of one.
     "ten_crop_error": ("%", lambda run: _ten_crop_error(run)),
     "ten_crop_gain": ("points", lambda run: run.end("test_error") - _ten_crop_error(run)),
@@ -117,12 +120,34 @@ def _reached(points: Sequence[tuple[float, float]], level: float) -> float:
     return math.nan
 
 
+def energies(filters: NDArray[np.float32]) -> tuple[tuple[float, float], ...]:
+    """Filters (K, R, S, C): the energy of each, and the part of it off the grey axis."""
+    values = filters.astype(np.float64)
+    energy = np.square(values).sum(axis=(1, 2, 3))
+    grey = np.square(values.sum(axis=3)).sum(axis=(1, 2)) / filters.shape[3]
+    return tuple(zip(energy.tolist(), (energy - grey).tolist(), strict=True))
+
+
 def chroma_shares(filters: NDArray[np.float32]) -> tuple[float, float]:
     """Filters (K, R, S, C): the share of energy off the grey axis, in either half of them."""
-    energy = np.square(filters, dtype=np.float64)
-    grey = np.square(filters.astype(np.float64).sum(axis=3)) / filters.shape[3]
+    energy, chroma = np.array(energies(filters)).T
     first, second = (
-        1 - float(grey[half].sum() / max(energy[half].sum(), 1e-300))
+        float(chroma[half].sum() / max(energy[half].sum(), 1e-300))
         for half in np.array_split(np.arange(len(filters)), 2)
     )
     return first, second
+
+
+def _split(run: Result) -> float:
+    """In %, of 10,000 halves drawn alike for every run."""
+    if not run.filters:
+        return math.nan
+    energy, chroma = np.array(run.filters).T
+    own = np.arange(len(energy)) < (len(energy) + 1) // 2
+    drawn = np.random.default_rng(0).permuted(np.tile(own, (10_000, 1)), axis=1)
+
+    def apart(first: NDArray[np.bool_]) -> NDArray[np.float64]:
+        one, other = (half @ chroma / np.maximum(half @ energy, 1e-300) for half in (first, ~first))
+        return np.asarray(np.abs(one - other))
+
+    return 100 * float(np.mean(apart(drawn) < apart(own)))

@@ -36,7 +36,7 @@ from pyalexnet.training.train import Trainer
 from pyalexnet.training.watching import Record, Watcher
 
 from ..environment import commit, cores, cpu
-from .measures import Epoch, Result, chroma_shares
+from .measures import Epoch, Result, chroma_shares, energies
 from .networks import arguments, build
 
 # Photographs that are not in a pack are stored at this size.
@@ -195,6 +195,7 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         epochs=epochs_of(folder),
         chroma=chroma_shares(learnt),
         chroma_learnt=chroma_shares(learnt - initial[first]),
+        filters=tuple((round(energy, 6), round(chroma, 6)) for energy, chroma in energies(learnt)),
         signal=_signal(trainer, Net(spec, backend, run.seed)),
         ten_crop=ten,
         failed=failed,
