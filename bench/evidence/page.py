@@ -95,10 +95,12 @@ def _glance(done: Sequence[tuple[Claim, Record]], claims: int) -> Iterator[str]:
     rows = list[tuple[str, ...]]()
     for claim, record in done:
         first = f"[{claim.number} {claim.title}](#{_anchor(claim)})"
+        edges = {variant for variant, rate in record.rates.items() if _is_edge(rate, claim.search)}
         for effect, finding in zip(claim.effects, record.effects, strict=True):
             if finding.verdict:
                 part = "" if record.complete else f" of {claim.seeds} planned"
-                rows.append((first, *_row(effect, finding, part), finding.verdict))
+                beyond = "; better rates may lie beyond" if edges & {effect.of, effect.over} else ""
+                rows.append((first, *_row(effect, finding, part), finding.verdict + beyond))
                 first = ""
     yield from _table("claim | measured | 2012 | here: mean (95 % interval) | verdict", rows)
 
@@ -150,11 +152,16 @@ def _searched(record: Record, search: claims.Search) -> Iterator[tuple[str, ...]
     for variant, tried in record.searched.items():
         for rate, run in tried.items():
             taken = float(rate) == record.rates.get(variant)
-            last = taken and float(rate) in (min(search.rates), max(search.rates))
+            last = taken and _is_edge(float(rate), search)
             chosen = " (taken; better ones may lie beyond)" if last else " (taken)" * taken
             epochs = measures.of(run, "epochs_to_train_error", search.error)
             reached = "not reached" if math.isnan(epochs) else _number(epochs)
             yield variant, rate + chosen, reached, _number(measures.of(run, "train_error"))
+
+
+def _is_edge(rate: float, search: claims.Search | None) -> bool:
+    """Whether a rate is the lowest or the highest of a search."""
+    return search is not None and rate in (min(search.rates), max(search.rates))
 
 
 def _provenance(record: Record) -> Iterator[str]:
