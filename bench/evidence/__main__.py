@@ -103,8 +103,10 @@ def _run(claim: Claim, options: argparse.Namespace) -> None:
         return found
 
     train = side_by_side(60 * options.budget, at_once, cores())
-    with Live(get_renderable=_progress(study), refresh_per_second=1, redirect_stderr=False):
+    with Live(get_renderable=_progress(study), refresh_per_second=1, redirect_stderr=False) as live:
         carry_out(study, train, recorded)
+    if not live.console.is_terminal:
+        print()  # Live ends the last line of a terminal only
     if (found := recorded()) is None:
         print(f"{claim.name}: no run is done yet; the same command continues")
         return
