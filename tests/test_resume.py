@@ -99,6 +99,11 @@ def test_signal_during_the_test_of_an_epoch(
     assert last(trainer.folder.path).meta.step == STEPS_AN_EPOCH
     assert lines(trainer.folder.path, "epoch") == []
     monkeypatch.undo()
+    trainer = resumed(trainer.folder.path)
+    fitted(trainer, STEPS_AN_EPOCH)  # nothing is left of the epoch but its test
+    assert len(lines(trainer.folder.path, "epoch")) == 1
+    with pytest.raises(ArgumentError, match="more than the 6 that are done was expected"):
+        trainer.check_stop(STEPS_AN_EPOCH)
     fitted(resumed(trainer.folder.path))
     assert_same(trainer.folder.path, straight)
 

@@ -112,9 +112,14 @@ class Trainer:
 
     def check_stop(self, step: int | None) -> None:
         """Refuse to stop at a step that is already done."""
-        if step is not None and step <= self.at.step:
+        if self._is_done(step):
             wanted = f"more than the {self.at.step} that are done was expected"
             raise ArgumentError(f"steps is {step}; {wanted}.")
+
+    def _is_done(self, step: int | None) -> bool:
+        """If the run stopped before an epoch's test, that belongs to the epoch's last step."""
+        untested = self.course.steps_left == 0 and not self.course.finished
+        return step is not None and step < self.at.step + (not untested)
 
     # The loop
 
@@ -136,7 +141,7 @@ class Trainer:
 
     def _fit(self, stop_at: int | None) -> StopReport:
         started = self._saved_at = time.perf_counter()
-        while not (self.course.finished or self._stops() or self.at.step == stop_at):
+        while not (self.course.finished or self._stops() or self._is_done(stop_at)):
             self._train_epoch(stop_at)
             if self._sits_at_chance:
                 self._save()
@@ -150,8 +155,7 @@ class Trainer:
         received = None if finished else self.interrupt.heeded  # after the end it is too late
         test = None if received else self._test
         ended = received.name if received else "finished" if finished else "steps"
-        seconds = time.perf_counter() - started
-        report = StopReport(self.at.step, ended, test, seconds)
+        report = StopReport(self.at.step, ended, test, time.perf_counter() - started)
         with self.net.communicator.at_length():
             self._tell(lambda watcher: watcher.stop(report))
         return report
@@ -176,9 +180,8 @@ class Trainer:
             count = min(count, stop_at - at.step)
         self._ticked = time.perf_counter()
         positions = np.arange(at.seen, at.seen + count * self.batch_size)
-        own = self.net.shards.of_rank(
-            self.net.communicator.rank, positions.reshape(-1, self.batch_size)
-        )
+        rank = self.net.communicator.rank
+        own = self.net.shards.of_rank(rank, positions.reshape(-1, self.batch_size))
         with contextlib.closing(self._batches(own, self._own)) as batches:
             for images, labels in batches:
                 self._step(images, labels)
@@ -318,8 +321,7 @@ class Trainer:
     def _evaluate(self) -> Scores | None:
         started = time.perf_counter()
         size = self._own // self.net.shards.own
-        net = self.net.whole()
-        scores = evaluate(net, self.dataset.test, self.loader, size, stop=self._stops)
+        scores = evaluate(self.net.whole(), self.dataset.test, self.loader, size, stop=self._stops)
         self._test_seconds = time.perf_counter() - started
         if scores is not None and not math.isfinite(scores.loss):
             what = f"the loss on the test images is {scores.loss}"
@@ -353,8 +355,7 @@ class Trainer:
 
     def _culprit(self) -> str:
         """The first parameter, else the first layer's output for an image, that is not finite."""
-        to_numpy = self.net.backend.to_numpy
-        net = self.net.whole()
+        net, to_numpy = self.net.whole(), self.net.backend.to_numpy
         for name, values in net.params.items():
             if not np.isfinite(to_numpy(values)).all():
                 return f"{name} holds values that are not finite"
