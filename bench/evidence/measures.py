@@ -26,10 +26,9 @@ CURVES = {
 class Result:
     """The result of a finished run.
 
-    chroma, chroma_learnt: of the first layer's filters, and of what training added to them, the
-    share of energy off the grey axis, for either half of the filters. filters: energy of each, and
-    that off the grey axis. signal: the share of each layer's output that depends on the image,
-    before training. failed: why training ended early.
+    chroma: the share of energy off the grey axis, for either half of the first layer's filters.
+    filters: energy of each, and that off the grey axis. signal: the share of each layer's output
+    that depends on the image, before training. failed: why training ended early.
     """
 
     data: str
@@ -38,7 +37,6 @@ class Result:
     parameters: int
     epochs: tuple[Epoch, ...]
     chroma: tuple[float, float]
-    chroma_learnt: tuple[float, float]
     signal: dict[str, float]
     ten_crop: float | None
     failed: str
@@ -60,6 +58,25 @@ class Result:
         return self.curve(name)[-1][1]
 
 
+def _split(run: Result) -> float:
+    """In %, of 10,000 halves drawn alike for every run."""
+    if not run.filters:
+        return math.nan
+    energy, chroma = np.array(run.filters).T
+    own = np.arange(len(energy)) < (len(energy) + 1) // 2
+    drawn = np.random.default_rng(0).permuted(np.tile(own, (10_000, 1)), axis=1)
+
+    def apart(first: NDArray[np.bool_]) -> NDArray[np.float64]:
+        one, other = (half @ chroma / np.maximum(half @ energy, 1e-300) for half in (first, ~first))
+        return np.asarray(np.abs(one - other))
+
+    return 100 * float(np.mean(apart(drawn) < apart(own)))
+
+
+def _ten_crop_error(run: Result) -> float:
+    return math.nan if run.ten_crop is None else 100 * run.ten_crop
+
+
 MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     # Between the errors of the last epoch.
     "gap": ("points", lambda run: run.end("test_error") - run.end("train_error")),
@@ -70,17 +87,13 @@ MEASURES: Mapping[str, tuple[str, Callable[[Result], float]]] = {
     # Between the chroma of the first layer's halves.
     "apart": ("points", lambda run: 100 * abs(run.chroma[0] - run.chroma[1])),
     # How many random halves of the first layer's filters are less far apart than its halves.
-    "split": ("%", lambda run: _split(run)),
+    "split": ("%", _split),
     # The test error of the mean of ten crops, and by how much that is lower than that of one.
-    "ten_crop_error": ("%", lambda run: _ten_crop_error(run)),
+    "ten_crop_error": ("%", _ten_crop_error),
     "ten_crop_gain": ("points", lambda run: run.end("test_error") - _ten_crop_error(run)),
     # Of training, tests not counted: the median epoch's, times their number.
     "seconds": ("s", lambda run: run.seconds),
 }
-
-
-def _ten_crop_error(run: Result) -> float:
-    return math.nan if run.ten_crop is None else 100 * run.ten_crop
 
 
 def unit(measure: str) -> str:
@@ -136,18 +149,3 @@ def chroma_shares(filters: NDArray[np.float32]) -> tuple[float, float]:
         for half in np.array_split(np.arange(len(filters)), 2)
     )
     return first, second
-
-
-def _split(run: Result) -> float:
-    """In %, of 10,000 halves drawn alike for every run."""
-    if not run.filters:
-        return math.nan
-    energy, chroma = np.array(run.filters).T
-    own = np.arange(len(energy)) < (len(energy) + 1) // 2
-    drawn = np.random.default_rng(0).permuted(np.tile(own, (10_000, 1)), axis=1)
-
-    def apart(first: NDArray[np.bool_]) -> NDArray[np.float64]:
-        one, other = (half @ chroma / np.maximum(half @ energy, 1e-300) for half in (first, ~first))
-        return np.asarray(np.abs(one - other))
-
-    return 100 * float(np.mean(apart(drawn) < apart(own)))

@@ -61,11 +61,10 @@ def ours(effect: Effect, finding: Finding) -> str:
     """`4.1 times (3.2 to 5.0), 5 seeds`."""
     count = len(finding.values)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
-    if effect.measure == "seconds":
-        return f"see the seeds, {seeds}"
     if finding.mean is None:
         lacking = sum(value is None for value in finding.values.values())
-        return f"not reached by {lacking} of {seeds}" if count else "no runs yet"
+        told = f"not reached by {lacking} of {seeds}" if lacking else f"see the seeds, {seeds}"
+        return told if count else "no runs yet"
     mean = f"{_number(finding.mean)} {effect.unit}"
     if finding.low is None or finding.high is None:
         return f"{mean}, {seeds}"

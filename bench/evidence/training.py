@@ -177,8 +177,7 @@ def epochs_of(folder: Path) -> tuple[Epoch, ...]:
 
 def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
     spec, dataset, backend = trainer.net.spec, trainer.dataset, trainer.net.backend
-    initial = spec.initial(run.seed)
-    first = next(name for name in initial if name.endswith(".w"))
+    first = next(name for name in spec.param_shapes() if name.endswith(".w"))
     learnt = np.asarray(backend.to_numpy(trainer.net.params[first]))
     # The median epoch's time, for all: an interrupted epoch measured only a part of its own.
     log = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
@@ -194,7 +193,6 @@ def _found(trainer: Trainer, folder: Path, run: Run, failed: str) -> Result:
         parameters=spec.num_parameters,
         epochs=epochs_of(folder),
         chroma=chroma_shares(learnt),
-        chroma_learnt=chroma_shares(learnt - initial[first]),
         filters=tuple((round(energy, 6), round(chroma, 6)) for energy, chroma in energies(learnt)),
         signal=_signal(trainer, Net(spec, backend, run.seed)),
         ten_crop=ten,
